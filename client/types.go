@@ -1,0 +1,201 @@
+package client
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"serai.dev/serai"
+)
+
+// The bodies of the API, as JSON. The server speaks these same types.
+
+// Identity is who the server takes the caller for.
+type Identity struct {
+	Class  string `json:"class"` // operator, tenant, site
+	UID    uint32 `json:"uid"`
+	Tenant string `json:"tenant,omitempty"` // of a tenant, or of the tenant whose site the caller's code is
+	Site   string `json:"site,omitempty"`   // of a site's code
+}
+
+// List is resources of one kind in order of name.
+type List struct {
+	Items []json.RawMessage `json:"items"`
+	// Revision is opaque: the list was true at it.
+	Revision string `json:"revision"`
+}
+
+// File is one file of manifests.
+type File struct {
+	Name string `json:"name"` // shown in messages only
+	Text string `json:"text"`
+}
+
+// ApplyRequest asks for the resources of files. The whole is checked before
+// the first write.
+type ApplyRequest struct {
+	Files  []File `json:"files"`
+	DryRun bool   `json:"dryRun,omitempty"` // say what would be done
+	// Prune deletes what the files do not name: sites of the tenants that the
+	// files speak of; tenants, where the files hold a Tenant; plans, where
+	// they hold a Plan.
+	Prune bool `json:"prune,omitempty"`
+}
+
+// The actions of a Result.
+const (
+	Created   = "created"
+	Updated   = "updated"
+	Unchanged = "unchanged"
+	Deleted   = "deleted"
+	Refused   = "refused"
+)
+
+// Result is what became of one resource.
+type Result struct {
+	Key        serai.Key `json:"key"`
+	Action     string    `json:"action"`            // created, updated, unchanged, deleted, refused
+	Message    string    `json:"message,omitempty"` // why it was refused
+	Hint       string    `json:"hint,omitempty"`
+	Revision   string    `json:"revision,omitempty"`
+	Generation int64     `json:"generation,omitempty"`
+	// Before and After are YAML, in the answer to a dry run only.
+	Before string `json:"before,omitempty"`
+	After  string `json:"after,omitempty"`
+}
+
+// ApplyResponse has a Result for each resource, in the order they were done.
+type ApplyResponse struct {
+	Results []Result `json:"results"`
+}
+
+// LaunchResult tells how a restart or reload ended.
+type LaunchResult struct {
+	Loaded  bool   `json:"loaded"`
+	PID     int    `json:"pid,omitempty"`
+	Millis  int64  `json:"millis"`            // from the request to loaded
+	Message string `json:"message,omitempty"` // of the site's code, where not loaded
+}
+
+// Running is what runs of a site.
+type Running struct {
+	Phase    string           `json:"phase,omitempty"` // off, asleep, starting, running, backoff; empty is unknown
+	PID      int              `json:"pid,omitempty"`   // of the main process
+	Launch   int64            `json:"launch,omitempty"`
+	Requests int64            `json:"requests"` // since the proxy started
+	Status   map[string]int64 `json:"status,omitempty"`
+	BytesIn  int64            `json:"bytesIn"`
+	BytesOut int64            `json:"bytesOut"`
+	Idle     int              `json:"idle"` // workers
+	Busy     int              `json:"busy"`
+	Queued   int              `json:"queued"` // requests
+	Wakes    int64            `json:"wakes"`
+	Workers  []Worker         `json:"workers,omitempty"`
+}
+
+// Worker is one process that serves a site.
+type Worker struct {
+	PID      int   `json:"pid"`
+	Launch   int64 `json:"launch"`
+	Requests int64 `json:"requests"`
+	Busy     bool  `json:"busy"`
+	SinceMs  int64 `json:"sinceMs"` // connected for so long, in milliseconds
+}
+
+// Description is one resource with what surrounds it.
+type Description struct {
+	Resource json.RawMessage `json:"resource"`
+	Running  *Running        `json:"running,omitempty"` // of a Site
+	Sites    []string        `json:"sites,omitempty"`   // of a Tenant
+	Tenants  []string        `json:"tenants,omitempty"` // of a Plan
+	Events   []serai.Event   `json:"events,omitempty"`  // the last ones, oldest first
+	Warning  string          `json:"warning,omitempty"` // what could not be asked, and why
+}
+
+// Events is a list of events, oldest first.
+type Events struct {
+	Items []serai.Event `json:"items"`
+}
+
+// Status is what runs of Serai itself.
+type Status struct {
+	Version   string    `json:"version"`
+	Started   time.Time `json:"started"` // seraid
+	Processes []Process `json:"processes,omitempty"`
+	Zygotes   []Zygote  `json:"zygotes,omitempty"`
+	Cgroup    string    `json:"cgroup,omitempty"` // version and place of the cgroups
+	Listen    []string  `json:"listen,omitempty"` // addresses of the front proxy
+	Plans     int       `json:"plans"`
+	Tenants   int       `json:"tenants"`
+	Sites     int       `json:"sites"`
+	// Phases counts the sites by phase.
+	Phases map[string]int `json:"phases,omitempty"`
+	// Pending is how many resources wait to be reconciled.
+	Pending int `json:"pending"`
+}
+
+// Process is one of Serai's own.
+type Process struct {
+	Name    string    `json:"name"` // serai-priv, seraid, serai-proxy
+	State   string    `json:"state"`
+	PID     int       `json:"pid,omitempty"`
+	Version string    `json:"version,omitempty"`
+	Started time.Time `json:"started,omitzero"`
+}
+
+// Zygote is a process from which sites are forked.
+type Zygote struct {
+	Name    string   `json:"name"`
+	State   string   `json:"state"` // up, down
+	PID     int      `json:"pid,omitempty"`
+	Missing []string `json:"missing,omitempty"` // modules that are not installed
+	Message string   `json:"message,omitempty"`
+}
+
+// ErrorBody is the body of every answer that is an error.
+type ErrorBody struct {
+	Error Failure `json:"error"`
+}
+
+// Failure is an error on its way to the caller.
+type Failure struct {
+	Kind     string    `json:"kind"` // a name of serai.Kind
+	Message  string    `json:"message"`
+	Hint     string    `json:"hint,omitempty"`
+	Problems []Problem `json:"problems,omitempty"`
+}
+
+// Problem is one mistake in a file of manifests.
+type Problem struct {
+	File    string `json:"file"`
+	Line    int    `json:"line,omitempty"` // from 1; 0 where only the file is known
+	Column  int    `json:"column,omitempty"`
+	Path    string `json:"path,omitempty"` // of the field
+	Message string `json:"message"`
+}
+
+func (p Problem) String() string {
+	var b strings.Builder
+	b.WriteString(p.File)
+	if p.Line > 0 {
+		fmt.Fprintf(&b, ":%d:%d", p.Line, p.Column)
+	}
+	b.WriteString(": ")
+	if p.Path != "" {
+		b.WriteString(p.Path + ": ")
+	}
+	return b.String() + p.Message
+}
+
+// Problems is all the mistakes of a set of files, and the cause of the error
+// that Apply returns for them.
+type Problems []Problem
+
+func (ps Problems) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.String()
+	}
+	return strings.Join(lines, "\n")
+}

@@ -1,0 +1,195 @@
+// Package apitest stands in for what is beneath the API, in tests of the API
+// and of the command line: no process of a tenant is started here.
+package apitest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"serai.dev/serai"
+	"serai.dev/serai/client"
+	"serai.dev/serai/internal/api"
+	"serai.dev/serai/internal/privsep"
+	"serai.dev/serai/internal/route"
+	"serai.dev/serai/internal/store"
+)
+
+// BrokenRoot is the root of a site whose code does not load.
+const BrokenRoot = "broken"
+
+// BrokenMessage is what such code says. It tries to colour the reader's
+// terminal.
+const BrokenMessage = "app.psgi line 3: syntax error near \x1b[31m\"}\""
+
+// Controller implements api.Controller over a store.
+type Controller struct {
+	Store store.Store
+
+	mu       sync.Mutex
+	launches []string
+}
+
+// Launches lists what was launched: "reload alice/shop".
+func (c *Controller) Launches() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.launches
+}
+
+// Launch implements api.Controller.
+func (c *Controller) Launch(ctx context.Context, key serai.Key, how api.How) (privsep.LaunchResult, error) {
+	c.mu.Lock()
+	c.launches = append(c.launches, string(how)+" "+key.String())
+	c.mu.Unlock()
+	r, err := c.Store.Get(ctx, key)
+	if err != nil {
+		return privsep.LaunchResult{}, err
+	}
+	if r.(*serai.Site).Spec.Root == BrokenRoot {
+		return privsep.LaunchResult{Message: BrokenMessage, Millis: 7}, nil
+	}
+	return privsep.LaunchResult{Loaded: true, PID: 4711, Millis: 42}, nil
+}
+
+// Stats implements api.Controller.
+func (c *Controller) Stats(context.Context) ([]route.SiteStats, error) { return nil, nil }
+
+// Site implements api.Controller.
+func (c *Controller) Site(context.Context, serai.Key) (client.Running, error) {
+	return client.Running{Phase: "running", PID: 4711, Launch: 1, Requests: 12, BytesIn: 2048, BytesOut: 1 << 20, Idle: 1,
+		Workers: []client.Worker{{PID: 4712, Launch: 1, Requests: 12, SinceMs: 61_000}}}, nil
+}
+
+// State implements api.Controller.
+func (c *Controller) State(context.Context) (client.Status, error) {
+	return client.Status{
+		Cgroup:    "v2 at /sys/fs/cgroup/serai",
+		Listen:    []string{"127.0.0.1:8080"},
+		Processes: []client.Process{{Name: "serai-priv", State: "up", PID: 100}, {Name: "serai-proxy", State: "up", PID: 102}},
+		Zygotes:   []client.Zygote{{Name: "standard", State: "up", PID: 103, Missing: []string{"DBI"}}},
+		Phases:    map[string]int{"running": 1},
+	}, nil
+}
+
+// Logs implements api.Controller: the log is one line that names it; to follow
+// it is to wait for ever.
+func (c *Controller) Logs(ctx context.Context, key serai.Key, log api.Log, _ int, follow bool) (io.ReadCloser, error) {
+	text := strings.NewReader("the " + string(log) + " log of " + key.String() + "\n")
+	if !follow {
+		return io.NopCloser(text), nil
+	}
+	r, w := io.Pipe()
+	go func() { _, _ = io.Copy(w, text) }()
+	context.AfterFunc(ctx, func() { w.CloseWithError(ctx.Err()) })
+	return r, nil
+}
+
+// Reconcile stands in for the reconciler until the test ends: tenants get their
+// account, sites claim their hosts and load.
+func Reconcile(t testing.TB, st store.Store) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	changes, err := st.Watch(ctx, "")
+	if err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	var all []serai.Resource
+	for _, kind := range []string{serai.KindTenant, serai.KindSite} {
+		rs, _, err := st.List(ctx, kind, "")
+		if err != nil {
+			cancel()
+			t.Fatal(err)
+		}
+		all = append(all, rs...)
+	}
+	go func() {
+		defer close(done)
+		for _, r := range all {
+			settle(ctx, t, st, r.Key())
+		}
+		for c := range changes {
+			if !c.Removed {
+				settle(ctx, t, st, c.Resource.Key())
+			}
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+}
+
+func settle(ctx context.Context, t testing.TB, st store.Store, key serai.Key) {
+	for ctx.Err() == nil {
+		err := pass(ctx, st, key)
+		switch {
+		case err == nil || serai.KindOf(err) == serai.NotFound:
+			return
+		case serai.KindOf(err) != serai.Conflict && ctx.Err() == nil && !errors.Is(err, context.Canceled):
+			t.Errorf("settle %s: %v", key, err)
+			return
+		}
+	}
+}
+
+// pass does for one resource what is left to do.
+func pass(ctx context.Context, st store.Store, key serai.Key) error {
+	r, err := st.Get(ctx, key)
+	if err != nil {
+		return err
+	}
+	m := r.GetMeta()
+	if m.Deleted != nil {
+		return remove(ctx, st, r)
+	}
+	var cs *serai.Conditions
+	var observed *int64
+	ready := serai.Condition{Type: serai.Ready, Status: serai.True}
+	switch r := r.(type) {
+	case *serai.Tenant:
+		cs, observed = &r.Status.Conditions, &r.Status.ObservedGeneration
+		r.Status.UID, r.Status.Account, r.Status.Home = uint32(m.ID), m.Name, "/srv/serai/"+m.Name
+	case *serai.Site:
+		cs, observed = &r.Status.Conditions, &r.Status.ObservedGeneration
+		loaded := serai.Condition{Type: serai.Loaded, Status: serai.True}
+		r.Status.Claimed = nil
+		for _, h := range r.Spec.Hosts {
+			holder, err := st.Claim(ctx, h, key)
+			if err != nil {
+				return err
+			}
+			if holder == key {
+				r.Status.Claimed = append(r.Status.Claimed, h)
+			}
+		}
+		switch {
+		case r.Spec.Stopped:
+			ready = serai.Condition{Type: serai.Ready, Status: serai.False, Reason: "Stopped"}
+		case r.Spec.Root == BrokenRoot:
+			loaded = serai.Condition{Type: serai.Loaded, Status: serai.False, Reason: "Failed", Message: BrokenMessage}
+			ready = serai.Condition{Type: serai.Ready, Status: serai.False, Reason: "NotLoaded"}
+		}
+		cs.Set(loaded, time.Time{})
+	default:
+		return nil
+	}
+	if changed := cs.Set(ready, time.Time{}); !changed && *observed == m.Generation {
+		return nil
+	}
+	*observed = m.Generation
+	_, err = st.UpdateStatus(ctx, r)
+	return err
+}
+
+// remove takes the finalizers off a resource that is being deleted.
+func remove(ctx context.Context, st store.Store, r serai.Resource) error {
+	if len(r.GetMeta().Finalizers) == 0 {
+		return nil
+	}
+	r.GetMeta().Finalizers = nil
+	_, err := st.Update(ctx, r)
+	return err
+}
