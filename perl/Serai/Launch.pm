@@ -1,0 +1,164 @@
+package Serai::Launch;
+
+# How a child of the zygote becomes a tenant's process, for good.
+
+use v5.36;
+use POSIX ();
+use Socket qw(MSG_NOSIGNAL);
+use Serai::Override;
+use Serai::Sys;
+
+use constant { LISTENER => 3, STATUS => 4, BLOCK => 5 };
+use constant { FILES_SOFT => 1024, FILES_HARD => 4096 };
+
+# child is the whole life of a zygote's child. The order holds what a spawn
+# message says; fds are its descriptors, listener, log and status first;
+# program is the seccomp program, reserved the zygote's uid and gid.
+sub child ($order, $fds, $program, $reserved) {
+    my ($listener, $log, $status, @cgroups) = @$fds;
+    eval {
+        $SIG{CHLD} = 'DEFAULT';
+        for my $procs (@cgroups) {
+            defined POSIX::write($procs, "0\n", 2) or die "join a cgroup: $!\n";
+        }
+        my $pid = CORE::fork // die "fork: $!: the plan's number of processes may be used up\n";
+        POSIX::_exit(0) if $pid;
+        srand;
+        $0 = "serai $order->{label}";
+        $status = place($listener, $log, $status);
+        private_mounts();
+        drop($order->{uid} + 0, $order->{gid} + 0, $program);
+        prove($order->{uid} + 0, $order->{gid} + 0, $reserved);
+        Serai::Sys::set_dumpable(1);
+        1;
+    } or give_up($status, $@);
+    serve_or_exec($order);
+}
+
+# give_up tells why the site does not start, and ends.
+sub give_up ($status, $why) {
+    $why = "$why";
+    $why =~ s/\s*\n\s*/ /g;
+    $why =~ s/\s+\z//;
+    syswrite STDERR, "Serai: the site does not start: $why\n";
+    report($status, substr "failed $why", 0, 4096);
+    POSIX::_exit(1);
+}
+
+# report sends a line on the status socket, a descriptor.
+sub report ($status, $line) {
+    open my $socket, '+<&=', POSIX::dup($status) or return;
+    send $socket, $line, MSG_NOSIGNAL;
+    close $socket;
+}
+
+# place puts the descriptors where they belong, closes all others, and returns
+# where the status socket is.
+sub place ($listener, $log, $status) {
+    POSIX::setsid();
+    open STDIN, '<', '/dev/null' or die "open /dev/null: $!\n";
+    for (['standard output', $log, 1], ['standard error', $log, 2], ['listener', $listener, LISTENER], ['status', $status, STATUS]) {
+        my ($what, $from, $to) = @$_;
+        POSIX::dup2($from, $to) // die "place the $what: $!\n";
+    }
+    Serai::Sys::close_from(STATUS + 1);
+    return STATUS;
+}
+
+# private_mounts gives the process an own /tmp and /dev/shm, and own SysV and
+# POSIX queues.
+sub private_mounts () {
+    Serai::Sys::unshare(Serai::Sys::CLONE_NEWNS | Serai::Sys::CLONE_NEWIPC);
+    Serai::Sys::mount('none', '/', '', Serai::Sys::MS_REC | Serai::Sys::MS_PRIVATE);
+    for my $dir ('/tmp', '/dev/shm') {
+        Serai::Sys::mount('tmpfs', $dir, 'tmpfs', Serai::Sys::MS_NOSUID | Serai::Sys::MS_NODEV, 'mode=1777');
+    }
+}
+
+# drop gives up all but the tenant's uid and gid.
+sub drop ($uid, $gid, $program) {
+    die "the order names uid $uid and gid $gid\n" if $uid <= 0 || $gid <= 0;
+    umask 022;
+    Serai::Sys::set_limit(Serai::Sys::RLIMIT_CORE, 0, 0);
+    Serai::Sys::set_limit(Serai::Sys::RLIMIT_NOFILE, FILES_SOFT, FILES_HARD);
+    Serai::Sys::drop_bounding();
+    Serai::Sys::clear_ambient();
+    Serai::Sys::set_groups($gid);
+    Serai::Sys::set_gid($gid);
+    Serai::Sys::set_uid($uid);
+    Serai::Sys::drop_capabilities();
+    Serai::Sys::no_new_privs();
+    Serai::Sys::scope();
+    Serai::Sys::install_filter($program);
+}
+
+# prove tries to go back, and dies where that works or where the kernel shows
+# anything but the tenant.
+sub prove ($uid, $gid, $reserved) {
+    for my $other (0, $reserved) {
+        die "could not prove the drop: uid $other can be taken\n" if Serai::Sys::try('setresuid', $other, $other, $other) != -1;
+        die "could not prove the drop: gid $other can be taken\n" if Serai::Sys::try('setresgid', $other, $other, $other) != -1;
+    }
+    my $group = pack 'L', $reserved;
+    die "could not prove the drop: groups can be taken\n" if Serai::Sys::try('setgroups', 1, $group) != -1;
+    die "could not prove the drop: uid is not $uid alone\n" if grep { $_ != $uid } Serai::Sys::ids('getresuid');
+    die "could not prove the drop: gid is not $gid alone\n" if grep { $_ != $gid } Serai::Sys::ids('getresgid');
+
+    open my $file, '<', '/proc/self/status' or die "could not prove the drop: open /proc/self/status: $!\n";
+    my %is = map { /^(\w+):\s*(.*?)\s*$/ ? ($1, $2) : () } <$file>;
+    my %must = (
+        Uid => qr/\A$uid\t$uid\t$uid\t$uid\z/, Gid => qr/\A$gid\t$gid\t$gid\t$gid\z/, Groups => qr/\A$gid\z/,
+        NoNewPrivs => qr/\A1\z/, Seccomp => qr/\A2\z/,
+        map { $_ => qr/\A0+\z/ } qw(CapInh CapPrm CapEff CapBnd CapAmb),
+    );
+    for my $name (sort keys %must) {
+        my $value = $is{$name} // 'not there';
+        die "could not prove the drop: $name is $value\n" if $value !~ $must{$name};
+    }
+}
+
+# serve_or_exec says up, and goes on to the site's code, in this perl or in a
+# fresh one.
+sub serve_or_exec ($order) {
+    report(STATUS, 'up');
+    my %keep = map { $_ => $order->{$_} } qw(account home site launch root block);
+    return site(\%keep) if !$order->{exec};
+    my $dir = $INC{'Serai/Launch.pm'} =~ s{/Serai/Launch\.pm\z}{}r;
+    eval {
+        my $memory = Serai::Sys::memfd(pack '(N/a*)*', %keep);
+        if ($memory != BLOCK) { POSIX::dup2($memory, BLOCK) // die "dup2: $!\n"; POSIX::close($memory) }
+        %ENV = (PATH => '/usr/local/bin:/usr/bin:/bin');
+        exec { '/usr/bin/perl' } 'perl', '-I', $dir, "$dir/main.pl" or die "exec perl: $!\n";
+    } or give_up(STATUS, $@);
+}
+
+# site loads the code and serves it. What it takes: account, home, root,
+# block, site (number) and launch.
+sub site ($what) {
+    require Serai::Site;
+    require Serai::Worker;
+    my $site;
+    my $pid = $$;
+    # Opened here so that no program that the code starts inherits them.
+    open my $listener, '+<&=', LISTENER or give_up(STATUS, "the listener: $!");
+    open my $status, '+<&=', STATUS or give_up(STATUS, "the status socket: $!");
+    push @Serai::Override::at_exit, sub {
+        give_up(fileno $status, "the site's code called exit while it was loaded: take the call out") if $$ == $pid && $pid;
+    };
+    eval {
+        $site = Serai::Site->new($what->{block});
+        $0 = "serai $site->{site}";
+        @$site{qw(number launch)} = map { $_ + 0 } @$what{qw(site launch)};
+        $site->set_environment($what->{account}, $what->{home});
+        $site->enter($what->{home}, $what->{root});
+        $site->load;
+        1;
+    } or give_up(STATUS, $@);
+    $pid = 0;
+    @$site{qw(listener status)} = ($listener, $status);
+    send $status, 'ready', MSG_NOSIGNAL;
+    if ($site->alone) { Serai::Worker::run($site) }
+    else { require Serai::Loaded; Serai::Loaded::run($site) }
+}
+
+1;

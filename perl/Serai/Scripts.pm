@@ -1,0 +1,172 @@
+package Serai::Scripts;
+
+# What a script is compiled in: no variable and no pragma of ours.
+sub compile_clean { eval $_[0] }
+
+# Directories of CGI scripts as the code of a site.
+#
+# A script is run in one of three ways, told from its text before it first runs:
+#   inside  compiled once, run in the worker: the rule
+#   forked  compiled once, run in a child for each request: what cannot be
+#           undone after a request, or shall be sent while it is printed
+#   exec    a process for each request, as a plain CGI server does it
+# Why a script is not run inside is said once in the log.
+
+use v5.36;
+use B ();
+use Errno qw(EINTR);
+use IO::Handle;
+use POSIX ();
+use Serai::CGI;
+use Serai::Override;
+use Serai::Reply;
+use Serai::Script;
+use Serai::Worker;
+
+my %SCRIPTS;        # path → Serai::Script
+my %SAID;           # path → reason that the log was told
+our %BASE;          # the environment that each request's is added to
+our $LOG;           # a copy of standard error, which a script may replace
+
+# serve_by makes the site answer by its scripts.
+sub serve_by ($site) {
+    my @dirs = sort { length $b->[0] <=> length $a->[0] }
+        map { my ($prefix, $dir) = split /\0/, $_, 2; [$prefix =~ s{/+\z}{}r, "$site->{root}/$dir"] } @{ $site->{script} };
+    for (@dirs) {
+        die "the directory of scripts $_->[1] does not exist: create it or correct spec.perl.scripts\n" if !-d $_->[1];
+    }
+    %BASE = %ENV;
+    open $LOG, '>&', \*STDERR or die "copy standard error: $!\n";
+    $LOG->autoflush(1);
+    $site->{respond} = sub ($env, $body) {
+        my $id = $env->{SERAI_REQUEST} // '';
+        respond($site->{root}, \@dirs, $env, $body, $id);
+    };
+}
+
+# respond answers one request. No eval is around the run of a forked script: it
+# must see what it would see as a program.
+sub respond ($root, $dirs, $env, $body, $id) {
+    my ($path, $name, $rest) = find($dirs, $env->{PATH_INFO} // '');
+    return Serai::Reply::whole(404, ['Content-Type' => 'text/plain; charset=utf-8'], "404 Not Found\n") if !defined $path;
+
+    my $script = $SCRIPTS{$path};
+    if (!$script || !$script->current) {
+        $script->discard if $script;
+        $script = $SCRIPTS{$path} = Serai::Script->new($path, $path =~ s{\A\Q$root\E/}{}r);
+    }
+    if (defined $script->{error}) {
+        print {$LOG} "Serai: request $id: $script->{error}\n";
+        return Serai::Reply::fail($id, '');
+    }
+    if ($script->{why} && ($SAID{$path} // '') ne $script->{why}) {
+        $SAID{$path} = $script->{why};
+        print {$LOG} "Serai: $script->{name} runs in a process of its own for each request: $script->{why}\n";
+    }
+    my %cgi = (%BASE, %$env,
+        GATEWAY_INTERFACE => 'CGI/1.1', DOCUMENT_ROOT => $root,
+        SCRIPT_NAME => $name, SCRIPT_FILENAME => $path, PATH_INFO => $rest,
+        length $rest ? (PATH_TRANSLATED => "$root$rest") : (),
+    );
+    delete $cgi{PATH_INFO} if !length $rest;
+    $cgi{SERVER_SOFTWARE} //= 'Serai';
+    my $result = eval {
+        my $input = input($body);
+        $script->{mode} eq 'inside' ? run_inside($script, \%cgi, $input, $id) : prepare_child($script, $input);
+    };
+    if (!$result) {
+        return if $Serai::Reply::gone;
+        print {$LOG} "Serai: request $id: $script->{name}: $@";
+        return Serai::Reply::fail($id, '');
+    }
+    run_child($script, \%cgi, $result, $id) if ref $result;
+}
+
+# find divides a path: (file, SCRIPT_NAME, PATH_INFO), or nothing where no
+# script is meant. Dotfiles and data are no scripts.
+sub find ($dirs, $path) {
+    return if $path =~ m{\0|(?:\A|/)\.} || $path =~ /["\n]/;
+    for (@$dirs) {
+        my ($prefix, $dir) = @$_;
+        next if index("$path/", "$prefix/") != 0;
+        my $rest = substr $path, length $prefix;
+        my $file = $dir;
+        while ($rest =~ s{\A(/+)([^/]+)}{}) {
+            $file .= "/$2";
+            stat $file or return;
+            next if -d _;
+            return if !-f _ || !Serai::Script::is_script($file);
+            return ($file, substr($path, 0, length($path) - length $rest), $rest);
+        }
+        return;
+    }
+    return;
+}
+
+# input gives a handle for standard input.
+sub input ($body) {
+    if (!defined $body) {
+        open my $null, '<', '/dev/null' or die "open /dev/null: $!\n";
+        return $null;
+    }
+    my $file = $body;
+    if (ref $body eq 'SCALAR') {
+        $file = Serai::Worker::temporary();
+        syswrite($file, $$body) // die "keep a request's body: $!\n" if length $$body;
+    }
+    sysseek $file, 0, 0;
+    return $file;
+}
+
+# arguments gives @ARGV: the words of a query without "=".
+sub arguments ($cgi) {
+    my $query = $cgi->{QUERY_STRING} // '';
+    return if !length $query || $query =~ /=/ || $cgi->{REQUEST_METHOD} !~ /\A(?:GET|HEAD)\z/;
+    return map { s/%([0-9A-Fa-f]{2})/chr hex $1/ger } split /\+/, $query;
+}
+
+# run_inside runs a script in this process and sends its output.
+sub run_inside ($script, $cgi, $input, $id) {
+    my $output = Serai::Worker::temporary();
+    my $error = $script->run($cgi, $input, $output, arguments($cgi));
+    if (defined $error) {
+        $error .= "\n" if $error !~ /\n\z/;
+        print {$LOG} "Serai: request $id: $script->{name} died: $error";
+        return Serai::Reply::fail($id, '') || 1 if !-s $output;
+    }
+    sysseek $output, 0, 0;
+    Serai::CGI::relay($output);
+    return 1;
+}
+
+# prepare_child makes the pipe between a script's process and the worker.
+sub prepare_child ($script, $input) {
+    pipe my $read, my $write or die "pipe: $!\n";
+    return [$input, $read, $write];
+}
+
+# run_child runs a script in a child and sends its output as it comes.
+sub run_child ($script, $cgi, $pipe, $id) {
+    my ($input, $read, $write) = @$pipe;
+    my $pid = Serai::Override::fork_closing();
+    if (defined $pid && !$pid) {
+        close $read;
+        $script->become($cgi, $input, $write, arguments($cgi));
+    }
+    close $write;
+    close $input;
+    my $ok = eval {
+        die "fork: $!: the plan's number of processes may be used up\n" if !defined $pid;
+        Serai::CGI::relay($read);
+        1;
+    };
+    my $why = $@;
+    close $read;
+    kill TERM => $pid if $pid && (!$ok || $Serai::Reply::gone);
+    if ($pid) { 1 while waitpid($pid, 0) == -1 && $! == EINTR }
+    return if $ok || $Serai::Reply::gone;
+    print {$LOG} "Serai: request $id: $script->{name}: $why";
+    Serai::Reply::fail($id, $why);
+}
+
+1;
