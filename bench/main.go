@@ -7,6 +7,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -24,6 +25,8 @@ import (
 	"time"
 
 	"serai.dev/serai/client"
+	"serai.dev/serai/internal/account"
+	"serai.dev/serai/internal/config"
 )
 
 func main() {
@@ -43,7 +46,10 @@ func main() {
 	}
 }
 
-const tenants = 10
+const (
+	tenants  = 10
+	firstUID = 1900060000
+)
 
 // bench is one server under measurement.
 type bench struct {
@@ -52,7 +58,7 @@ type bench struct {
 
 	base, addr string
 	cmd        *exec.Cmd
-	made       []string // system accounts that were missing
+	made       []string // system accounts that were missing, and are not now
 	client     *client.Client
 }
 
@@ -80,10 +86,8 @@ func (b *bench) start(ctx context.Context) error {
 	if err := os.Chmod(b.base, 0o755); err != nil {
 		return err
 	}
-	for _, name := range []string{"serai", "serai-proxy"} {
-		if _, err := user.Lookup(name); err != nil {
-			b.made = append(b.made, name)
-		}
+	if b.made, err = account.EnsureSystemUsers(config.Users{Daemon: "serai", Proxy: "serai-proxy", Admin: "serai-admin"}); err != nil {
+		return err
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -94,7 +98,7 @@ func (b *bench) start(ctx context.Context) error {
 		return err
 	}
 	conf := fmt.Sprintf("stateDir: %[1]s/state\nrunDir: %[1]s/run\nlogDir: %[1]s/log\ncgroupRoot: serai-bench\n"+
-		"listen: {http: [\"%[2]s\"], https: []}\naccounts: {range: 1900060000-1900060999, prefix: bench-, home: %[1]s/home}\n", b.base, b.addr)
+		"listen: {http: [\"%[2]s\"], https: []}\naccounts: {range: %[3]d-%[4]d, prefix: bench-, home: %[1]s/home}\n", b.base, b.addr, firstUID, firstUID+999)
 	if err := os.WriteFile(b.base+"/serai.yaml", []byte(conf), 0o644); err != nil {
 		return err
 	}
@@ -139,7 +143,7 @@ func (b *bench) apply(ctx context.Context, text string) error {
 }
 
 func site(tenant int, name string) string {
-	return fmt.Sprintf("---\nkind: Site\nmetadata: {name: %[2]s, tenant: t%[1]d}\nspec: {hosts: [%[2]s.example], root: app, engine: perl, perl: {app: app.psgi}, workers: {max: 1, idle: 1s}}\n", tenant, name)
+	return fmt.Sprintf("---\nkind: Site\nmetadata: {name: %[2]s, tenant: t%[1]d}\nspec: {hosts: [%[2]s.example], root: app, engine: perl, perl: {app: app.psgi}, workers: {max: 1, idle: 1s, requests: 0}}\n", tenant, name)
 }
 
 // populate makes the tenants, their one application, and all sites.
@@ -390,15 +394,13 @@ func (b *bench) clean() error {
 			_ = b.cmd.Wait() // its status is of no interest here
 		}
 	}
-	for t := range tenants {
-		_ = exec.Command("userdel", fmt.Sprintf("bench-t%d", t)).Run()
-	}
-	for _, name := range b.made {
-		_ = exec.Command("userdel", name).Run()
-		_ = exec.Command("groupdel", "serai-admin").Run()
-	}
 	if b.base == "" {
 		return nil
 	}
-	return os.RemoveAll(b.base)
+	ours := config.Accounts{Range: config.Range{First: firstUID, Last: firstUID + 999}, Prefix: "bench-", Home: b.base + "/home"}
+	var err error
+	for uid := ours.Range.First; uid < ours.Range.First+tenants; uid++ {
+		err = errors.Join(err, account.Remove(ours, uid, false))
+	}
+	return errors.Join(err, account.RemoveSystemUsers(b.made), os.RemoveAll(b.base))
 }

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"serai.dev/serai"
+	"serai.dev/serai/client"
+	"serai.dev/serai/internal/api"
+	"serai.dev/serai/internal/config"
+	"serai.dev/serai/internal/privsep"
+	"serai.dev/serai/internal/reconcile"
+	"serai.dev/serai/internal/route"
+	"serai.dev/serai/internal/sitelog"
+)
+
+// controller is the running system as the API sees it.
+type controller struct {
+	cfg  *config.Config
+	rec  *reconcile.Reconciler
+	logs *sitelog.Logs
+}
+
+var _ api.Controller = (*controller)(nil)
+
+// Launch implements api.Controller. Both ways load beside what runs and leave
+// it where the new code does not load; old workers that are still busy after
+// serai-priv's grace time are ended either way.
+func (c *controller) Launch(ctx context.Context, site serai.Key, _ api.How) (privsep.LaunchResult, error) {
+	return c.rec.Launch(ctx, site)
+}
+
+func (c *controller) Stats(ctx context.Context) ([]route.SiteStats, error) { return c.rec.Stats(ctx) }
+
+func (c *controller) Site(ctx context.Context, site serai.Key) (client.Running, error) {
+	seen, err := c.rec.Site(site)
+	if err != nil {
+		return client.Running{}, err
+	}
+	run := client.Running{Phase: seen.Phase, PID: seen.PID}
+	stats, err := c.rec.Stats(ctx)
+	if err != nil { // the proxy is away: its fields stay empty
+		return run, nil
+	}
+	i := slices.IndexFunc(stats, func(s route.SiteStats) bool { return s.Site == seen.Number })
+	if i < 0 {
+		return run, nil
+	}
+	s := stats[i]
+	run.Requests, run.Status, run.BytesIn, run.BytesOut = s.Requests, s.Status, s.BytesIn, s.BytesOut
+	run.Idle, run.Busy, run.Queued, run.Wakes = s.Idle, s.Busy, s.Queued, s.Wakes
+	for _, w := range s.Workers {
+		run.Workers = append(run.Workers, client.Worker{PID: w.PID, Launch: w.Launch, Requests: w.Requests, Busy: w.Busy, SinceMs: w.SinceMs})
+		run.Launch = max(run.Launch, w.Launch)
+	}
+	return run, nil
+}
+
+func (c *controller) State(context.Context) (client.Status, error) {
+	proxy := client.Process{Name: "serai-proxy", State: "away"}
+	if c.rec.ProxyUp() {
+		proxy.State = "running"
+	}
+	st := client.Status{
+		Processes: []client.Process{
+			{Name: "serai-priv", State: "running", PID: os.Getppid()},
+			{Name: "seraid", State: "running", PID: os.Getpid(), Version: versionText()},
+			proxy,
+		},
+		Cgroup: cgroupText(c.cfg.CgroupRoot),
+		Listen: slices.Concat(c.cfg.Listen.HTTP, c.cfg.Listen.HTTPS),
+		Phases: c.rec.Phases(), Pending: c.rec.Pending(),
+	}
+	for _, z := range c.rec.Zygotes() {
+		st.Zygotes = append(st.Zygotes, client.Zygote{Name: z.Name, State: z.State, PID: z.PID, Missing: z.Missing, Message: z.Message})
+	}
+	return st, nil
+}
+
+func (c *controller) Logs(ctx context.Context, site serai.Key, log api.Log, lines int, follow bool) (io.ReadCloser, error) {
+	path := c.logs.Path(site)
+	if log == api.AccessLog {
+		path = c.logs.AccessPath(site)
+	}
+	return c.logs.Read(ctx, path, lines, follow)
+}
+
+// cgroupText says which kind of cgroups limits memory here.
+func cgroupText(root string) string {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return ""
+	}
+	version := 2
+	for line := range strings.Lines(string(text)) {
+		if f := strings.SplitN(line, ":", 3); len(f) == 3 && slices.Contains(strings.Split(f[1], ","), "memory") {
+			version = 1
+		}
+	}
+	return fmt.Sprintf("version %d, group %s", version, root)
+}

@@ -1,0 +1,171 @@
+package reconcile
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"serai.dev/serai/internal/route"
+)
+
+// proxy is a fake front proxy: a table that it reads from the log.
+type proxy struct {
+	mon  *monitor
+	bell *bell
+	ln   net.Listener
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex
+	conn    net.Conn
+	reader  *route.Reader
+	sites   map[uint32]*route.Site
+	tenants map[uint32]*route.Tenant
+	records int // read since it was reset
+	mute    bool
+}
+
+func newProxy(t testing.TB, path string, m *monitor, b *bell) *proxy {
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{mon: m, bell: b, ln: ln, sites: map[uint32]*route.Site{}, tenants: map[uint32]*route.Tenant{}}
+	p.wg.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			p.mu.Lock()
+			p.conn = conn
+			p.mu.Unlock()
+			p.wg.Go(func() { p.serve(t, conn) })
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		p.cut()
+		p.wg.Wait()
+	})
+	return p
+}
+
+// cut ends the connection.
+func (p *proxy) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn != nil {
+		p.conn.Close()
+	}
+}
+
+func (p *proxy) serve(t testing.TB, conn net.Conn) {
+	lines := bufio.NewScanner(conn)
+	for lines.Scan() {
+		var m route.ToProxy
+		if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
+			t.Error(err)
+			return
+		}
+		if m.Stats {
+			p.say(route.FromProxy{Stats: []route.SiteStats{{Site: 1, Requests: 5}}})
+			p.say(route.FromProxy{Stats: []route.SiteStats{{Site: 2, Requests: 6}}, StatsEnd: true})
+			continue
+		}
+		if x, ok := p.apply(t, *m.Routes); ok {
+			p.say(route.FromProxy{Applied: &x})
+		}
+		p.bell.ring()
+	}
+}
+
+func (p *proxy) say(m route.FromProxy) {
+	text, _ := json.Marshal(m)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conn.Write(append(text, '\n'))
+}
+
+func (p *proxy) apply(t testing.TB, to route.Extent) (route.Extent, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.reader == nil || p.reader.Extent().Epoch != to.Epoch {
+		fd := -1
+		p.mon.with(func() { fd, _ = unix.FcntlInt(p.mon.routes.Fd(), unix.F_DUPFD_CLOEXEC, 0) })
+		r, err := route.Open(os.NewFile(uintptr(fd), "routes"))
+		if err != nil {
+			t.Error(err)
+			return to, false
+		}
+		if p.reader != nil {
+			p.reader.Close()
+		}
+		p.reader = r
+		p.sites, p.tenants = map[uint32]*route.Site{}, map[uint32]*route.Tenant{}
+	}
+	for p.reader.Extent().Offset < to.Offset {
+		r, err := p.reader.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Error(err)
+			return to, false
+		}
+		p.records++
+		switch {
+		case r.Site != nil:
+			p.sites[r.Site.Number] = r.Site
+		case r.Tenant != nil:
+			p.tenants[r.Tenant.UID] = r.Tenant
+		case r.Drop != 0:
+			delete(p.sites, r.Drop)
+		default:
+			delete(p.tenants, r.Forget)
+		}
+	}
+	return p.reader.Extent(), !p.mute
+}
+
+// site is what the proxy knows of a site.
+func (p *proxy) site(number int64) route.Site {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.sites[uint32(number)]; s != nil {
+		return *s
+	}
+	return route.Site{}
+}
+
+// serves is the hosts that the proxy serves, in order.
+func (p *proxy) serves() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	hosts := map[string]bool{}
+	for _, s := range p.sites {
+		if s.Closed == "" {
+			for _, h := range s.Hosts {
+				hosts[h] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(hosts))
+}
+
+func (p *proxy) count(reset bool) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := p.records
+	if reset {
+		p.records = 0
+	}
+	return n
+}
