@@ -32,6 +32,7 @@ type roots struct {
 type rootKey struct {
 	site  uint32
 	index int
+	dir   string // the index may come to mean another one
 }
 
 type root struct {
@@ -57,7 +58,7 @@ func newRoots(open func(context.Context, uint32, int) (*os.File, error), log *sl
 // get returns the descriptor of a directory. It may be closed while it is used:
 // a call on it then fails, and get finds another.
 func (r *roots) get(ctx context.Context, s *site, f route.Files) (*os.File, error) {
-	key := rootKey{s.Number, f.Index}
+	key := rootKey{s.Number, f.Index, f.Dir}
 	r.mu.Lock()
 	d := r.dirs[key]
 	if d != nil && (d.launch != s.Launch || d.failed() && time.Since(d.asked) > rootRetry) {

@@ -37,6 +37,11 @@ func (m *Monitor) startPeer(p *peer) {
 				m.tell(privsep.EvLogs, privsep.SiteRef{Site: s.Record.Site}, seraid)
 			}
 		}
+		for _, z := range m.Zygotes {
+			if z.Up {
+				m.tell(privsep.EvZygote, z.Event, seraid)
+			}
+		}
 		m.tellUpgrades()
 	}
 }

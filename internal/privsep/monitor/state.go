@@ -156,7 +156,9 @@ type zygote struct {
 	Fails   int       `json:"fails"`
 	StartAt time.Time `json:"startAt"`
 	Next    *zygote   `json:"next"`
-	told    bool      // came up, or failed, once
+	// Event is what was told when it came up, and is told again to each new seraid.
+	Event   privsep.ZygoteEvent `json:"event"`
+	told    bool                // came up, or failed, once
 	waiting []*process
 }
 

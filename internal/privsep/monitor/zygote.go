@@ -260,6 +260,7 @@ func (m *Monitor) zygoteUp(z *zygote, fields []field) {
 	}
 	event.Message = strings.Join(broken, "; ")
 	m.log.Info("zygote up", keyZygote, z.Name, keyPID, z.PID, "missing", event.Missing, "broken", broken)
+	z.Event = event
 	m.tell(privsep.EvZygote, event, seraid)
 	if old := m.Zygotes[z.Name]; old != z {
 		z.waiting = append(z.waiting, old.waiting...)
