@@ -1,0 +1,99 @@
+package root
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// cmdSubID adds a line to /etc/subuid or /etc/subgid, which goes with the
+// script: subid /etc/subuid NAME:FIRST:COUNT. Negated it goes now.
+func cmdSubID(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 || args[0] != "/etc/subuid" && args[0] != "/etc/subgid" {
+		ts.Fatalf("usage: subid /etc/subuid|/etc/subgid NAME:FIRST:COUNT")
+	}
+	path, line := args[0], args[1]+"\n"
+	if neg {
+		ts.Check(dropLine(path, line))
+		return
+	}
+	ts.Defer(func() { ts.Check(dropLine(path, line)) })
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	ts.Check(err)
+	defer f.Close()
+	_, err = f.WriteString(line)
+	ts.Check(err)
+}
+
+// dropLine takes a line out of a file, and changes nothing else about it: what
+// others have added meanwhile stays.
+func dropLine(path, line string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	rest := strings.Replace(string(text), line, "", 1)
+	if rest == string(text) {
+		return nil
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	fresh := path + ".serai-test"
+	return errFirst(os.WriteFile(fresh, []byte(rest), info.Mode()), os.Chmod(fresh, info.Mode()), os.Rename(fresh, path))
+}
+
+// others are the accounts of scripts that run at the same time.
+var others = regexp.MustCompile(`(?m)^st\d+-.*\n`)
+
+// cmdAccounts prints the files of the machine that accounts are in: accounts.
+func cmdAccounts(ts *testscript.TestScript, neg bool, args []string) {
+	own := serverOf(ts).prefix
+	for _, name := range []string{"passwd", "group", "subuid", "subgid", "cron.deny", "at.deny"} {
+		text, err := os.ReadFile(filepath.Join("/etc", name))
+		if err != nil && !os.IsNotExist(err) {
+			ts.Check(err)
+		}
+		text = others.ReplaceAllFunc(text, func(line []byte) []byte {
+			if strings.HasPrefix(string(line), own) {
+				return line
+			}
+			return nil
+		})
+		_, err = fmt.Fprintf(ts.Stdout(), "-- %s\n%s", name, text)
+		ts.Check(err)
+	}
+}
+
+// cmdRunning waits until what runs of a site is as said, by the fields of
+// `describe -o json`: running alice/app busy 1 queued 0.
+func cmdRunning(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 || len(args)%2 != 1 {
+		ts.Fatalf("usage: running TENANT/SITE FIELD VALUE ...")
+	}
+	wait(ts, strings.Join(args, " "), func() bool {
+		cmd := exec.Command(filepath.Join(bin, "serai"), "describe", "site", args[0], "-o", "json")
+		cmd.Env = []string{"SERAI_SOCKET=" + ts.Getenv("SERAI_SOCKET")}
+		out, err := cmd.Output()
+		if err != nil {
+			return false
+		}
+		var d struct {
+			Running map[string]any `json:"running"`
+		}
+		ts.Check(json.Unmarshal(out, &d))
+		for i := 1; i < len(args); i += 2 {
+			if fmt.Sprint(d.Running[args[i]]) != args[i+1] {
+				return false
+			}
+		}
+		return true
+	})
+}
