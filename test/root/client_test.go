@@ -28,8 +28,6 @@ func cmdDial(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	conn, err := net.Dial("tcp", ts.Getenv("URL"))
 	ts.Check(err)
-	// What the kernel takes off a slow reader's hands is to be little.
-	ts.Check(conn.(*net.TCPConn).SetReadBuffer(4096))
 	c := &client{Conn: conn, in: bufio.NewReader(conn)}
 	if old := serverOf(ts).clients[args[0]]; old != nil {
 		old.Close()
@@ -90,6 +88,9 @@ func cmdReply(ts *testscript.TestScript, neg bool, args []string) {
 		c.resp, c.sent = resp, ""
 		fmt.Fprintln(ts.Stdout(), resp.Proto, resp.Status)
 		ts.Check(resp.Header.Write(ts.Stdout()))
+		if resp.Close { // net/http takes it out of the headers
+			fmt.Fprintln(ts.Stdout(), "Connection: close")
+		}
 	}
 	switch part {
 	case "all":

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -48,6 +49,26 @@ func dropLine(path, line string) error {
 	}
 	fresh := path + ".serai-test"
 	return errFirst(os.WriteFile(fresh, []byte(rest), info.Mode()), os.Chmod(fresh, info.Mode()), os.Rename(fresh, path))
+}
+
+// cmdPerson makes an account that has nothing to do with Serai, with a home and
+// a group of its own: person NAME N has the uid $ADOPT + N.
+func cmdPerson(ts *testscript.TestScript, neg bool, args []string) {
+	s := serverOf(ts)
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: person NAME N")
+	}
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	id, name, home := strconv.Itoa(s.adoptUID+n), s.prefix+args[0], filepath.Join(s.base, args[0])
+	ts.Defer(func() {
+		_ = exec.Command("userdel", name).Run()
+		_ = exec.Command("groupdel", name).Run() // userdel has mostly done it
+	})
+	ts.Check(ts.Exec("groupadd", "-g", id, name))
+	ts.Check(ts.Exec("useradd", "--no-log-init", "-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0", "-K", "UID_MAX="+id,
+		"-u", id, "-g", id, "-d", home, "-M", "-s", "/bin/bash", name))
+	ts.Check(ts.Exec("install", "-d", "-o", id, "-g", id, "-m", "0710", home))
 }
 
 // others are the accounts of scripts that run at the same time.

@@ -120,6 +120,7 @@ func TestScript(t *testing.T) {
 			"hangup":   cmdHangup,
 			"running":  cmdRunning,
 			"accounts": cmdAccounts,
+			"person":   cmdPerson,
 			"subid":    cmdSubID,
 		},
 	})

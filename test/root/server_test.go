@@ -117,6 +117,9 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		_, err := io.WriteString(ts.Stderr(), s.said())
 		ts.Check(err)
+		s.mu.Lock()
+		s.cmd = nil
+		s.mu.Unlock()
 		if cmd.ProcessState.Success() {
 			ts.Fatalf("the server ended with status 0")
 		}

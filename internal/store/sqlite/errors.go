@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"syscall"
 
+	"golang.org/x/sys/unix"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
@@ -42,6 +43,9 @@ func (s *Store) explain(err error) error {
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH:
 		return forbidden(s.path, err)
 	case sqlite3.SQLITE_IOERR:
+		if noRoom(s.path) { // the -shm file could not be made
+			return full(s.path, err)
+		}
 		return because(serai.Errorf(serai.Internal, "the disk below the database %s does not read or write", s.path).
 			WithHint("see what the kernel says about it: dmesg"), err)
 	}
@@ -60,6 +64,12 @@ func explainFile(path string, err error) error {
 		return full(path, err)
 	}
 	return err
+}
+
+// noRoom reports whether nothing more fits on the disk of a file.
+func noRoom(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Bavail == 0
 }
 
 func full(path string, cause error) error {
