@@ -55,7 +55,6 @@ const grace = 30 * time.Second
 type arguments struct {
 	config, priv, control int
 	http                  []int
-	logFormat             string
 }
 
 func parse(args []string, stderr io.Writer) (arguments, error) {
@@ -66,7 +65,6 @@ func parse(args []string, stderr io.Writer) (arguments, error) {
 	flags.IntVar(&a.priv, "priv-fd", 4, "descriptor of the connection to serai-priv")
 	flags.IntVar(&a.control, "control-fd", 5, "descriptor of the listener that seraid connects to")
 	listeners := flags.String("http-fds", "", "descriptors of the listeners for HTTP, separated by commas")
-	flags.StringVar(&a.logFormat, "log-format", "combined", "format of access logs: combined or json")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return a, err
@@ -125,7 +123,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	server, err := proxy.New(proxy.Options{
 		SpoolDir:  filepath.Join(cfg.StateDir, "spool"),
 		AccessDir: filepath.Join(cfg.LogDir, "access"),
-		Format:    a.logFormat,
+		Format:    cfg.AccessLog,
 		Socket:    cfg.SiteSocket,
 		Attest:    attest,
 		Monitor:   priv,

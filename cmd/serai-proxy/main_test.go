@@ -113,7 +113,7 @@ func newRig(t *testing.T) *rig {
 	must(t, err)
 	must(t, os.WriteFile(r.exe, program, 0o755))
 	r.cfg = config.Config{StateDir: dir + "/state", RunDir: dir + "/run", LogDir: dir + "/log", CgroupRoot: cgroups,
-		Users: config.Users{Daemon: "daemon"}}
+		Users: config.Users{Daemon: "daemon"}, AccessLog: "combined"}
 	for _, d := range []string{r.cfg.StateDir + "/spool", r.cfg.LogDir + "/access", r.cfg.SitesDir()} {
 		must(t, os.MkdirAll(d, 0o755))
 		must(t, os.Chown(d, proxyUID, proxyUID))
@@ -405,7 +405,7 @@ func TestArguments(t *testing.T) {
 		}
 	}
 	a, err := parse([]string{"--http-fds", "6,7"}, io.Discard)
-	if err != nil || len(a.http) != 2 || a.http[1] != 7 || a.config != 3 || a.priv != 4 || a.control != 5 || a.logFormat != "combined" {
+	if err != nil || len(a.http) != 2 || a.http[1] != 7 || a.config != 3 || a.priv != 4 || a.control != 5 {
 		t.Errorf("%+v, %v", a, err)
 	}
 }

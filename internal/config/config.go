@@ -16,12 +16,14 @@ type Config struct {
 	LogDir   string `json:"logDir"`
 	// CgroupRoot is the name of our group beneath the machine's (v1), or
 	// beneath the delegated unit or the root (v2).
-	CgroupRoot string            `json:"cgroupRoot"`
-	Listen     Listen            `json:"listen"`
-	Accounts   Accounts          `json:"accounts"`
-	Users      Users             `json:"users"`
-	Mail       Mail              `json:"mail"`
-	Zygotes    map[string]Zygote `json:"zygotes"`
+	CgroupRoot string   `json:"cgroupRoot"`
+	Listen     Listen   `json:"listen"`
+	Accounts   Accounts `json:"accounts"`
+	Users      Users    `json:"users"`
+	Mail       Mail     `json:"mail"`
+	// AccessLog is the format of the sites' access logs: combined or json.
+	AccessLog string            `json:"accessLog"`
+	Zygotes   map[string]Zygote `json:"zygotes"`
 	// Libexec is the directory of serai-priv, seraid and serai-proxy.
 	Libexec string `json:"libexec"`
 }

@@ -41,6 +41,7 @@ var configFields = []Field{
 	{Path: "users.proxy", Default: "serai-proxy", typ: accountName, Meaning: "account of serai-proxy"},
 	{Path: "users.admin", Default: "serai-admin", typ: accountName, Meaning: "group whose members are operators"},
 	{Path: "mail.relay", Default: "localhost:25", typ: relayType, Meaning: "SMTP server for the tenants' mail"},
+	{Path: "accessLog", Default: "combined", typ: oneOf("format", []string{"combined", "json"}, nil), Meaning: "format of the sites' access logs: combined or json"},
 	{Path: "zygotes", typ: zygoteName, Meaning: "sets of modules that are loaded once for all tenants, by name"},
 	{Path: "zygotes.*.modules", typ: listOf(moduleType, "modules", 1, 1000, "[CGI, JSON::PP]"), Meaning: "required but for standard, which has a list of its own"},
 	{Path: "zygotes.*.restart", Default: "24h", typ: duration(time.Minute, 365*day, true), Meaning: "how often the zygote is started anew"},
@@ -80,8 +81,8 @@ func DefaultConfig() *config.Config {
 		Listen:   config.Listen{HTTP: []string{"[::]:80"}, HTTPS: []string{"[::]:443"}},
 		Accounts: config.Accounts{Range: config.Range{First: 1900000000, Last: 1900099999}, Home: "/srv/serai"},
 		Users:    config.Users{Daemon: "serai", Proxy: "serai-proxy", Admin: "serai-admin"},
-		Mail:     config.Mail{Relay: "localhost:25"},
-		Zygotes:  map[string]config.Zygote{StandardZygote: {Modules: strings.Fields(StandardModules), Restart: zygoteRestart}},
+		Mail:     config.Mail{Relay: "localhost:25"}, AccessLog: "combined",
+		Zygotes: map[string]config.Zygote{StandardZygote: {Modules: strings.Fields(StandardModules), Restart: zygoteRestart}},
 	}
 }
 

@@ -126,7 +126,7 @@ meter: {interval: 1}
 		},
 		{
 			name: "a list", text: "- runDir",
-			err: []string{`serai.yaml:1:1: is a list: write {stateDir: …, runDir: …, logDir: …, cgroupRoot: …, libexec: …, listen: …, accounts: …, users: …, mail: …, zygotes: …, ports: …, metrics: …, meter: …, acme: …}`},
+			err: []string{`serai.yaml:1:1: is a list: write {stateDir: …, runDir: …, logDir: …, cgroupRoot: …, libexec: …, listen: …, accounts: …, users: …, mail: …, accessLog: …, zygotes: …, ports: …, metrics: …, meter: …, acme: …}`},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
