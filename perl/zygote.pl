@@ -32,12 +32,14 @@ sub main {
     answer(op => 'up', @report);
 
     $SIG{CHLD} = 'IGNORE';    # children are taken up by the kernel
+    # The order itself is left in its file for the child: what was read here,
+    # the sites of others could find in the memory that they are forked with.
     while (my ($message, @fds) = Serai::Sys::receive(CONTROL)) {
-        my %order = unpack '(N/a*)*', $message;
-        die "an op that is none: $order{op}\n" if ($order{op} // '') ne 'spawn';
-        die "a spawn with " . @fds . " descriptors\n" if @fds < 3;
+        my %is = unpack '(N/a*)*', $message;
+        die "an op that is none: $is{op}\n" if ($is{op} // '') ne 'spawn';
+        die "a spawn with " . @fds . " descriptors\n" if @fds < 4;
         my $pid = CORE::fork;
-        Serai::Launch::child(\%order, \@fds, $program, $config{uid} + 0) if defined $pid && !$pid;
+        Serai::Launch::child(\@fds, $program, $config{uid} + 0) if defined $pid && !$pid;
         Serai::Launch::report($fds[2], "failed fork: $!: the zygote cannot make a process") if !defined $pid;
         POSIX::close($_) for @fds;
     }

@@ -29,6 +29,7 @@ const Gecos = "serai tenant"
 
 const (
 	nologin = "/usr/sbin/nologin"
+	expired = "1970-01-02" // day 1: what asks PAM for the account is refused
 	passwd  = "/etc/passwd"
 	group   = "/etc/group"
 )
@@ -139,7 +140,7 @@ func readColons(path string, line func(n int, fields []string)) error {
 
 // Create makes the account of a tenant: a.Prefix and name are its name, its
 // group has the number of the uid, a.Home/NAME is its home, with mode 0700. It
-// has no shell and no password, and may use neither cron nor at.
+// has no shell and no password, has expired, and may use neither cron nor at.
 //
 // An account that is all that already is returned as it is. Where something
 // else is in the way nothing is changed: serai.Conflict or serai.Invalid. What
@@ -169,9 +170,11 @@ func Create(a config.Accounts, uid uint32, name string) (Info, error) {
 	}
 	if !has.user {
 		// lastlog is a sparse file indexed by uid: --no-log-init. No mail spool,
-		// no subordinate ids, nothing copied from /etc/skel.
+		// no subordinate ids, nothing copied from /etc/skel. It has expired: else a key
+		// in the home would do for sshd, whatever the shell is, and systemd would
+		// start the home's user units at that login.
 		err := tool("useradd", "--no-log-init", "--no-create-home", "--no-user-group",
-			"--uid", id, "--gid", id, "--home-dir", want.Home, "--shell", nologin, "--comment", Gecos,
+			"--uid", id, "--gid", id, "--home-dir", want.Home, "--shell", nologin, "--comment", Gecos, "--expiredate", expired,
 			"-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0", want.Name)
 		if err != nil {
 			return fail(err)

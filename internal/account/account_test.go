@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -66,6 +67,9 @@ func accounts(t *testing.T) config.Accounts {
 	return a
 }
 
+// shut is a line of /etc/shadow: no password, expired on day 1.
+var shut = regexp.MustCompile(`(?m)^e-test-alice:!+:(?:[^:\n]*:){5}1:$`)
+
 func TestCreateAndRemove(t *testing.T) {
 	a := accounts(t)
 	want := Info{Name: "e-test-alice", UID: testUID, GID: testUID, Gecos: Gecos, Home: filepath.Join(a.Home, "e-test-alice"), Shell: nologin}
@@ -95,6 +99,9 @@ func TestCreateAndRemove(t *testing.T) {
 		if b, _ := os.ReadFile("/etc/" + name); strings.Contains(string(b), "e-test-") {
 			t.Errorf("/etc/%s got a line", name)
 		}
+	}
+	if b, _ := os.ReadFile("/etc/shadow"); !shut.Match(b) {
+		t.Error("/etc/shadow: the account has a password, or has not expired")
 	}
 	if b, _ := os.ReadFile("/etc/cron.deny"); !jobs.has("cron.allow") && strings.Count(string(b), "e-test-alice\n") != 1 {
 		t.Errorf("cron.deny: %q", b)

@@ -202,7 +202,13 @@ func mounts() ([]mount, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find cgroups: %w", err)
 	}
-	return parseMounts(b), nil
+	return slices.DeleteFunc(parseMounts(b), covered), nil
+}
+
+// covered reports whether something else is mounted over the directory.
+func covered(m mount) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(m.dir, &st) != nil || st.Type != unix.CGROUP_SUPER_MAGIC && st.Type != unix.CGROUP2_SUPER_MAGIC
 }
 
 // parseMounts finds the lines about control groups. Lines it does not

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +30,17 @@ var covers = []cover{
 	{dir: "/run/lock"},
 	{dir: "/var/crash"},
 	{dir: "/sys/fs/cgroup"}, // how much the neighbours use
+	// Who may speak with the system's manager may ask it to run things: any
+	// account may let its own units live on without a login (linger), outside of
+	// every wall. Its journal takes lines of everybody.
+	{dir: "/run/dbus", secret: true},
+	{dir: "/run/systemd", secret: true},
+	{dir: "/run/user", secret: true},
 }
+
+// keeps are what programs need of the directories above: /etc/resolv.conf leads
+// there.
+var keeps = []string{"/run/systemd/resolve"}
 
 // furnish makes the mount namespace that we are in the tenants'.
 func furnish(o Options, notes *[]string) error {
@@ -42,7 +53,7 @@ func furnish(o Options, notes *[]string) error {
 		list = append(list, cover{dir: filepath.Clean(dir), secret: true})
 	}
 	// What lies beneath a cover is taken hold of before it goes out of sight.
-	kept, err := take(o.Keep, list)
+	kept, err := take(slices.Concat(keeps, o.Keep), list)
 	if err != nil {
 		return err
 	}

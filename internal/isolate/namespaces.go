@@ -38,8 +38,8 @@ type Options struct {
 	// leaves what the machine has, which as a SUID program is dead there.
 	Sendmail string `json:"sendmail,omitempty"`
 	// Hide are directories to be covered by an empty read-only one. What does
-	// not exist is passed over. /tmp, /var/tmp, /run/lock, /dev and
-	// /sys/fs/cgroup are covered anyway.
+	// not exist is passed over. /tmp, /var/tmp, /run/lock, /dev, /sys/fs/cgroup
+	// and the sockets of systemd and D-Bus are covered anyway.
 	Hide []string `json:"hide,omitempty"`
 	// Keep are directories beneath covered ones that are to be seen all the same.
 	Keep []string `json:"keep,omitempty"`

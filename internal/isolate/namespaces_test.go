@@ -49,6 +49,25 @@ func outside(t *testing.T) string {
 	return dir
 }
 
+// system makes directories that a machine with systemd has, each with a file
+// in it, where this one has not.
+func system(t *testing.T, dirs ...string) {
+	t.Helper()
+	for _, dir := range dirs {
+		for _, d := range []string{filepath.Dir(dir), dir} {
+			if os.Mkdir(d, 0o755) == nil {
+				t.Cleanup(func() { os.Remove(d) })
+			}
+		}
+		f, err := os.CreateTemp(dir, "serai-test-e-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Remove(f.Name()) })
+		f.Close()
+	}
+}
+
 // mountsAt counts the machine's mounts on or beneath those directories.
 func mountsAt(dirs ...string) int {
 	b, _ := os.ReadFile("/proc/self/mountinfo")
@@ -69,6 +88,7 @@ func TestMakeNamespaces(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	system(t, "/run/dbus", "/run/systemd/resolve", "/run/systemd/journal", "/run/user")
 	script := filepath.Join(t.TempDir(), "sendmail") // beneath /tmp, which is covered
 	if err := os.WriteFile(script, []byte("#!/bin/sh\necho our mail\n"), 0o755); err != nil {
 		t.Fatal(err)
@@ -120,6 +140,7 @@ func TestMakeNamespaces(t *testing.T) {
 		{"ls -A " + dir + "/secret", "inner"},
 		{"touch " + dir + "/secret/x 2>&1 | grep -c 'Read-only'", "1"},
 		{"ls -A /sys/fs/cgroup", ""},
+		{"ls -A /run/dbus /run/systemd /run/user | xargs", "/run/dbus: /run/systemd: resolve /run/user:"},
 		{"touch /var/tmp/x 2>&1 | grep -c 'Read-only'", "1"},
 		{"umount /tmp 2>/dev/null || echo no; mount -t tmpfs x /tmp 2>/dev/null || echo no", "no\nno"},
 		{"stat -c %u /etc/passwd", "65534"}, // root does not exist

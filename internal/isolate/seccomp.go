@@ -49,8 +49,6 @@ const (
 	offArch   = 4
 	offArgs   = 16 // 8 bytes each, the lower half first
 
-	x32 = 0x40000000 // the bit of x86_64's second table of system calls
-
 	filterSize = 8 // of a struct sock_filter
 )
 
@@ -83,11 +81,10 @@ func filter(info *arch.Info) []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(info.ID), SkipTrue: 1},
 		bpf.RetConstant{Val: unix.SECCOMP_RET_KILL_PROCESS}, // another architecture's numbers mean other calls
 		load(offNumber),
-	}
-	if info.ID == arch.X86_64.ID {
-		list = append(list,
-			bpf.JumpIf{Cond: bpf.JumpLessThan, Val: x32, SkipTrue: 1},
-			refuse(unix.ENOSYS))
+		// What the kernel has learned since we did might be one of those denied;
+		// x86_64's second table (x32) begins above, too.
+		bpf.JumpIf{Cond: bpf.JumpLessOrEqual, Val: newest(info), SkipTrue: 1},
+		refuse(unix.ENOSYS),
 	}
 	// on adds what is done at one system call; what must end in an answer.
 	on := func(name string, what ...bpf.Instruction) {
@@ -113,6 +110,15 @@ func filter(info *arch.Info) []bpf.Instruction {
 		allow)
 	on("socket", socket()...)
 	return append(list, allow)
+}
+
+// newest is the greatest number of a system call that we know.
+func newest(info *arch.Info) uint32 {
+	n := 0
+	for _, number := range info.SyscallNames {
+		n = max(n, number)
+	}
+	return uint32(n)
 }
 
 // socket lets through unix sockets, TCP, UDP and ping over the internet's

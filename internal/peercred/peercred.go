@@ -3,6 +3,7 @@
 package peercred
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -57,7 +58,7 @@ func ask(fd int) (Peer, error) {
 	if p.Groups, err = groups(fd); err != nil {
 		return Peer{}, fmt.Errorf("get groups: %w", err)
 	}
-	p.Cgroup = cgroup(fd, p.PID)
+	p.Cgroup = cgroup(fd, p.UID, p.PID)
 	return p, nil
 }
 
@@ -82,18 +83,23 @@ func groups(fd int) ([]uint32, error) {
 // cgroup reads /proc/PID/cgroup and makes sure that the pid was the peer's all
 // the while: its pidfd has not become readable. Before Linux 6.5 the pidfd can
 // only be had by number; there a process that ended between connecting and
-// being accepted may be mistaken for another that got its number since.
-func cgroup(fd, pid int) []byte {
+// being accepted may have left its number to another, which counts only if it
+// is of the same uid: a site's code cannot pass for what runs elsewhere.
+func cgroup(fd int, uid uint32, pid int) []byte {
 	if pid == 0 {
 		return nil
 	}
 	pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
-	if err != nil {
+	sure := err == nil
+	if !sure {
 		if pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
 			return nil
 		}
 	}
 	defer unix.Close(pidfd)
+	if !sure && !isOf(uid, pid) {
+		return nil
+	}
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	if err != nil {
 		return nil
@@ -109,6 +115,21 @@ func cgroup(fd, pid int) []byte {
 		}
 		return text
 	}
+}
+
+// isOf reports whether the effective uid of a process is this one.
+func isOf(uid uint32, pid int) bool {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return false
+	}
+	for line := range bytes.Lines(text) {
+		if ids, ok := bytes.CutPrefix(line, []byte("Uid:")); ok {
+			f := bytes.Fields(ids) // real, effective, saved, file system
+			return len(f) == 4 && string(f[1]) == strconv.FormatUint(uint64(uid), 10)
+		}
+	}
+	return false
 }
 
 type key struct{}

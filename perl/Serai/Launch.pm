@@ -11,11 +11,12 @@ use Serai::Sys;
 use constant { LISTENER => 3, STATUS => 4, BLOCK => 5 };
 use constant { FILES_SOFT => 1024, FILES_HARD => 4096 };
 
-# child is the whole life of a zygote's child. The order holds what a spawn
-# message says; fds are its descriptors, listener, log and status first;
-# program is the seccomp program, reserved the zygote's uid and gid.
-sub child ($order, $fds, $program, $reserved) {
-    my ($listener, $log, $status, @cgroups) = @$fds;
+# child is the whole life of a zygote's child. fds are the descriptors of a
+# spawn message: listener, log, status and order first; program is the seccomp
+# program, reserved the zygote's uid and gid.
+sub child ($fds, $program, $reserved) {
+    my ($listener, $log, $status, $file, @cgroups) = @$fds;
+    my $order;
     eval {
         $SIG{CHLD} = 'DEFAULT';
         for my $procs (@cgroups) {
@@ -24,6 +25,7 @@ sub child ($order, $fds, $program, $reserved) {
         my $pid = CORE::fork // die "fork: $!: the plan's number of processes may be used up\n";
         POSIX::_exit(0) if $pid;
         srand;
+        $order = read_order($file);
         $0 = "serai $order->{label}";
         $status = place($listener, $log, $status);
         private_mounts();
@@ -33,6 +35,17 @@ sub child ($order, $fds, $program, $reserved) {
         1;
     } or give_up($status, $@);
     serve_or_exec($order);
+}
+
+# read_order reads what is to be started.
+sub read_order ($file) {
+    my $packed = '';
+    while ((POSIX::read($file, my $part, 65536) // die "read the order: $!\n") > 0) { $packed .= $part }
+    my %order = unpack '(N/a*)*', $packed;
+    for my $name (qw(uid gid account home site launch label root exec block)) {
+        die "the order has no $name\n" if !defined $order{$name};
+    }
+    return \%order;
 }
 
 # give_up tells why the site does not start, and ends.

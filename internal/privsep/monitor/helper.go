@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
 	"serai.dev/serai"
 	"serai.dev/serai/internal/account"
 	"serai.dev/serai/internal/isolate"
@@ -23,6 +24,7 @@ func Helper(name string) error {
 		_, err := account.Helper(name, nil)
 		return err
 	case account.IsHelper(name):
+		unix.CloseOnExec(3) // the tools that it runs have nothing to answer
 		return helpAccount(name, os.Stdin, os.NewFile(3, "answer"))
 	}
 	return serai.Errorf(serai.Invalid, "there is no helper %q", name)

@@ -193,12 +193,13 @@ func (m *Monitor) nextStop() {
 			m.drop(s)
 		}
 	}
-	if m.stopping == stopSites && len(m.Sites) == 0 {
+	// A helper that is cut short leaves half an account.
+	if m.stopping == stopSites && len(m.Sites) == 0 && !slices.ContainsFunc(m.Jobs, (*job).started) {
 		m.end = true
 	}
 }
 
-// lastCall is the end of the patience with sites that do not die.
+// lastCall is the end of the patience with sites and helpers that do not end.
 type lastCall Monitor
 
 func (l *lastCall) tick(*Monitor, time.Time) { l.end = true }
@@ -214,7 +215,9 @@ func (m *Monitor) cleanUp() error {
 		}
 	}
 	for _, j := range m.Jobs {
-		pids = append(pids, j.PID)
+		if j.Status == nil { // else it was reaped, and the number may be another's
+			pids = append(pids, j.PID)
+		}
 	}
 	for _, pid := range pids {
 		if pid != 0 {

@@ -206,9 +206,13 @@ func (m *Monitor) queue(name string, w *waiter, input any) {
 }
 
 func (m *Monitor) runJobs() {
+	if m.stopping > 0 {
+		m.nextStop()
+		return
+	}
 	var busy int
 	for _, j := range m.Jobs {
-		if j.PID != 0 || j.Out != 0 {
+		if j.started() {
 			busy++
 		} else if busy < maxJobs {
 			busy++
@@ -219,6 +223,8 @@ func (m *Monitor) runJobs() {
 		}
 	}
 }
+
+func (j *job) started() bool { return j.PID != 0 || j.Out != 0 }
 
 // runJob starts a helper: its input is its standard input, descriptor 3 takes
 // what it answers.

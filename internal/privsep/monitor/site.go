@@ -17,7 +17,30 @@ const (
 	stable     = 10 * time.Second // a process that lived longer did not crash at once
 	pipeSize   = 64 << 10         // bytes of a log pipe
 	backlog    = 1024             // connections that wait at a site's listener
+
+	// A start and its end cost us some 10 ms that no tenant is charged for. Sites
+	// that end soon after it, whatever their status, may do so a few times at once
+	// and then so often; beyond, the tenant's sites are not woken for a moment.
+	quickBurst = 3 * time.Second
+	quickEvery = 100 * time.Millisecond
 )
+
+// endedSoon counts a start that was not worth it.
+func (t *tenant) endedSoon(now time.Time) {
+	if t.paid.Before(now) {
+		t.paid = now
+	}
+	t.paid = t.paid.Add(quickEvery)
+}
+
+// wakeAt is when s may be started by a knock: after its own back-off and its
+// tenant's.
+func (s *site) wakeAt() time.Time {
+	if t := s.tenant.paid.Add(-quickBurst); t.After(s.RetryAt) {
+		return t
+	}
+	return s.RetryAt
+}
 
 // backoff is how long a site that failed n times in a row is left alone.
 func backoff(n int) time.Duration {
@@ -40,7 +63,7 @@ func (s *site) state(now time.Time) *privsep.SiteState {
 		st.Phase = "starting"
 	case s.Record.Off:
 		st.Phase = "off"
-	case now.Before(s.RetryAt):
+	case now.Before(s.wakeAt()):
 		st.Phase = "backoff"
 	default:
 		st.Phase = "asleep"
@@ -51,7 +74,7 @@ func (s *site) state(now time.Time) *privsep.SiteState {
 // mayWake says whether a knock at s is for the monitor to hear: nobody of the
 // site accepts or is about to.
 func (s *site) mayWake(now time.Time) bool {
-	return !s.Dropping && !s.Record.Off && !now.Before(s.RetryAt) && s.in(starting) == nil && s.in(running) == nil
+	return !s.Dropping && !s.Record.Off && !now.Before(s.wakeAt()) && s.in(starting) == nil && s.in(running) == nil
 }
 
 // settle listens for a knock at s, or stops to, as its state wants it. It is
@@ -59,8 +82,8 @@ func (s *site) mayWake(now time.Time) bool {
 func (m *Monitor) settle(s *site) {
 	now := time.Now()
 	want := s.mayWake(now) && m.stopping < stopSites
-	if !want && now.Before(s.RetryAt) {
-		m.poll.at(s.RetryAt, s)
+	if at := s.wakeAt(); !want && now.Before(at) {
+		m.poll.at(at, s)
 	}
 	if want == s.armed || s.Listener == 0 {
 		return
@@ -250,6 +273,9 @@ func (m *Monitor) ended(p *process, status unix.WaitStatus) {
 		m.failed(p, lastWords(status, memory))
 	case running:
 		m.finish(p)
+		if now.Sub(p.Ready) < stable {
+			s.tenant.endedSoon(now)
+		}
 		if status != 0 && now.Sub(p.Ready) < stable {
 			s.Fails++
 			s.RetryAt = now.Add(backoff(s.Fails - 1)) // the first time is forgiven

@@ -80,12 +80,13 @@ type waiter struct {
 // A tenant is a record and what /etc/passwd said when it was set.
 type tenant struct {
 	privsep.Tenant
-	Name    string   `json:"name"`
-	GID     uint32   `json:"gid"`
-	Home    string   `json:"home"`
-	Live    bool     `json:"live"`    // its cgroup exists
-	Dropped []waiter `json:"dropped"` // wait for its end
-	running int      // processes of its sites
+	Name    string    `json:"name"`
+	GID     uint32    `json:"gid"`
+	Home    string    `json:"home"`
+	Live    bool      `json:"live"`    // its cgroup exists
+	Dropped []waiter  `json:"dropped"` // wait for its end
+	running int       // processes of its sites
+	paid    time.Time // see endedSoon
 	sites   map[uint32]*site
 }
 

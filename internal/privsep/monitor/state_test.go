@@ -140,6 +140,30 @@ func TestStateRoundTrip(t *testing.T) {
 	}
 }
 
+// A tenant whose sites end at once, each with status 0, does not keep us busy:
+// a burst, then a steady few. Others are not held up by it.
+func TestEndedSoon(t *testing.T) {
+	mallory, alice := &tenant{}, &tenant{}
+	s, other, neighbour := &site{tenant: mallory}, &site{tenant: mallory}, &site{tenant: alice}
+	now := time.Now()
+	starts := 0
+	for end := now.Add(10 * time.Second); now.Before(end); now = now.Add(time.Millisecond) {
+		if s.mayWake(now) {
+			starts++
+			mallory.endedSoon(now)
+		}
+	}
+	if burst, steady := int(quickBurst/quickEvery), int(10*time.Second/quickEvery); starts < steady || starts > steady+burst+1 {
+		t.Errorf("%d starts in 10 s", starts)
+	}
+	if mallory.endedSoon(now); other.mayWake(now) || !neighbour.mayWake(now) {
+		t.Error("it is the tenant that waits, and nobody else")
+	}
+	if at := s.wakeAt(); !s.mayWake(at) || !at.After(now) || at.After(now.Add(2*quickEvery)) {
+		t.Errorf("it wakes again after %v", at.Sub(now))
+	}
+}
+
 func TestBackoff(t *testing.T) {
 	want := []time.Duration{0, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 10 * time.Second, 10 * time.Second}
 	for n, w := range want {

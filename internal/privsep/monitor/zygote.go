@@ -107,22 +107,29 @@ func (m *Monitor) spawn(z *zygote, p *process) error {
 	}
 	defer closeFiles(joins)
 	unix.SetNonblock(int(s.Listener), true) // the site's code may have changed that
-	files := []int{int(s.Listener), int(s.LogW), theirs}
-	for _, f := range joins {
-		files = append(files, int(f.Fd()))
-	}
 	uid := strconv.FormatUint(uint64(t.UID), 10)
 	number := strconv.FormatUint(uint64(s.Record.Site), 10)
 	fresh := "0"
 	if z.Name == serai.PreloadNone {
 		fresh = "1"
 	}
-	msg := encodeFields([]field{
-		{"op", "spawn"}, {"uid", uid}, {"gid", strconv.FormatUint(uint64(t.GID), 10)}, {"account", t.Name}, {"home", t.Home},
+	// In a file, which the zygote does not read: what it had in its memory, all
+	// later sites would be forked with.
+	order, err := memfd("order", encodeFields([]field{
+		{"uid", uid}, {"gid", strconv.FormatUint(uint64(t.GID), 10)}, {"account", t.Name}, {"home", t.Home},
 		{"site", number}, {"launch", strconv.FormatInt(s.Record.Launch, 10)}, {"label", uid + "/" + number},
 		{"root", s.Record.Root}, {"exec", fresh}, {"block", string(s.Record.Block)},
-	})
-	if err := privsep.Send(int(z.Control), msg, files...); err != nil {
+	}))
+	if err != nil {
+		unix.Close(ours)
+		return err
+	}
+	defer unix.Close(order)
+	files := []int{int(s.Listener), int(s.LogW), theirs, order}
+	for _, f := range joins {
+		files = append(files, int(f.Fd()))
+	}
+	if err := privsep.Send(int(z.Control), encodeFields([]field{{"op", "spawn"}}), files...); err != nil {
 		unix.Close(ours)
 		return err
 	}

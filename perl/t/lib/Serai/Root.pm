@@ -115,9 +115,11 @@ sub site ($r, %o) {
     setsockopt $d->{status}, SOL_SOCKET, 16, 1 or die;    # SO_PASSCRED
     open my $log, '+>', "$home/.log" or die;
     my @joins = map { open my $f, '>', "$_/cgroup.procs" or die "$_: $!"; $f } @{ $r->{cgroups} };
-    my $message = pack '(N/a*)*', op => 'spawn', uid => $uid, gid => $o{gid} // $uid, account => "a$o{n}", home => $home, site => 7, launch => 3,
+    open my $order, '+>', undef or die;
+    syswrite $order, pack '(N/a*)*', uid => $uid, gid => $o{gid} // $uid, account => "a$o{n}", home => $home, site => 7, launch => 3,
         label => "$uid/7", root => 'site', exec => $o{exec} // 0, block => pack '(N/a*)*', site => "a$o{n}/shop", @{ $o{block} };
-    send_with($r->{control}, $message, $o{short} ? ($d->{listener}) : ($d->{listener}, $log, $its, @joins));
+    sysseek $order, 0, 0;
+    send_with($r->{control}, pack('(N/a*)*', op => 'spawn'), $o{short} ? ($d->{listener}) : ($d->{listener}, $log, $its, $order, @joins));
     return $d;
 }
 
