@@ -321,6 +321,13 @@ func (v *view) HostHolder(host string) (serai.Key, bool) {
 	return key, ok && !v.removed(key)
 }
 
+// Grantees implements manifest.Existing.
+func (v *view) Grantees(grant string) []string {
+	return slices.DeleteFunc(v.s.index.grantees(grant), func(name string) bool {
+		return v.removed(serai.Key{Kind: serai.KindTenant, Name: name})
+	})
+}
+
 // SitesOf implements manifest.Existing.
 func (v *view) SitesOf(tenant string) []serai.Key {
 	var keys []serai.Key

@@ -30,6 +30,7 @@ type tables struct {
 	sites   map[int64]serai.Key
 	hosts   map[string]serai.Key
 	under   map[serai.Key]map[string]bool // Tenant → names of sites, Plan → names of tenants
+	grants  map[string]map[string]bool    // host of Tenant.spec.hosts → names of tenants
 	count   map[string]int                // by kind
 }
 
@@ -38,13 +39,14 @@ type entry struct {
 	uid    uint32
 	number int64
 	hosts  []string
+	grants []string
 	parent serai.Key
 }
 
 func newTables() tables {
 	return tables{
 		known: map[serai.Key]entry{}, tenants: map[uint32]string{}, sites: map[int64]serai.Key{},
-		hosts: map[string]serai.Key{}, under: map[serai.Key]map[string]bool{}, count: map[string]int{},
+		hosts: map[string]serai.Key{}, under: map[serai.Key]map[string]bool{}, grants: map[string]map[string]bool{}, count: map[string]int{},
 	}
 }
 
@@ -131,6 +133,10 @@ func (t *tables) put(r serai.Resource) {
 		if e.uid != 0 {
 			t.tenants[e.uid] = key.Name
 		}
+		e.grants = r.Spec.Hosts
+		for _, g := range e.grants {
+			note(t.grants, g, key.Name)
+		}
 	case *serai.Site:
 		e.number, e.hosts = r.Meta.ID, r.Status.Claimed
 		e.parent = serai.Key{Kind: serai.KindTenant, Name: key.Tenant}
@@ -140,10 +146,7 @@ func (t *tables) put(r serai.Resource) {
 		}
 	}
 	if e.parent.Kind != "" {
-		if t.under[e.parent] == nil {
-			t.under[e.parent] = map[string]bool{}
-		}
-		t.under[e.parent][key.Name] = true
+		note(t.under, e.parent, key.Name)
 	}
 	t.known[key] = e
 	t.count[key.Kind]++
@@ -167,10 +170,23 @@ func (t *tables) remove(key serai.Key) {
 			delete(t.hosts, h)
 		}
 	}
-	if names := t.under[e.parent]; names != nil {
-		if delete(names, key.Name); len(names) == 0 {
-			delete(t.under, e.parent)
-		}
+	for _, g := range e.grants {
+		forget(t.grants, g, key.Name)
+	}
+	forget(t.under, e.parent, key.Name)
+}
+
+// note puts a name beneath a key; forget is its inverse.
+func note[K comparable](m map[K]map[string]bool, k K, name string) {
+	if m[k] == nil {
+		m[k] = map[string]bool{}
+	}
+	m[k][name] = true
+}
+
+func forget[K comparable](m map[K]map[string]bool, k K, name string) {
+	if delete(m[k], name); len(m[k]) == 0 {
+		delete(m, k)
 	}
 }
 
@@ -193,6 +209,13 @@ func (x *index) holder(host string) (serai.Key, bool) {
 	defer x.mu.Unlock()
 	key, ok := x.tables.hosts[host]
 	return key, ok
+}
+
+// grantees lists the tenants that have this very grant.
+func (x *index) grantees(grant string) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.Sorted(maps.Keys(x.tables.grants[grant]))
 }
 
 // under lists the names that hang on a tenant (sites) or on a plan (tenants).

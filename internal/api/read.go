@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"serai.dev/serai"
@@ -172,7 +173,7 @@ func settled(r serai.Resource, generation int64) bool {
 	}
 	ready := cs.Get(serai.Ready)
 	return ready.Status == serai.True ||
-		ready.Status == serai.False && (ready.Reason == "Stopped" || ready.Reason == "Suspended") ||
+		ready.Status == serai.False && slices.Contains([]string{"Stopped", "Suspended", "Failed"}, ready.Reason) ||
 		cs.Get(serai.Loaded).Status == serai.False || cs.Get(serai.HostTaken).Status == serai.True
 }
 

@@ -15,6 +15,8 @@ type Existing interface {
 	// HostHolder returns the site that holds the claim of a host, which is
 	// compared as it is written.
 	HostHolder(host string) (serai.Key, bool)
+	// Grantees lists the stored tenants whose spec.hosts has this very grant.
+	Grantees(grant string) []string
 	// SitesOf lists the stored sites of a tenant.
 	SitesOf(tenant string) []serai.Key
 }
@@ -174,7 +176,7 @@ func (c *checker) host(d *Doc, s, old *serai.Site, tenant *serai.Tenant, host, p
 	// changes something else of it.
 	kept := old != nil && slices.Contains(old.Spec.Hosts, host)
 	granted := c.limits.Operator || kept || tenant == nil ||
-		slices.ContainsFunc(tenant.Spec.Hosts, func(g string) bool { return Covers(g, host) })
+		c.granted(tenant, host)
 	switch {
 	case c.limits.PanelHost != "" && host == c.limits.PanelHost:
 		c.problem(d, path, "%q is the panel's own host: write another one", host)
@@ -204,6 +206,21 @@ func (c *checker) host(d *Doc, s, old *serai.Site, tenant *serai.Tenant, host, p
 		return
 	}
 	c.problem(d, path, "%q belongs to somebody else: write another one, or ask the operator", host)
+}
+
+// granted reports whether a host is the tenant's to claim: of all grants that
+// cover it the closest counts. Who has *.example.com has not the
+// shop.example.com that somebody else was given by name, used or not.
+func (c *checker) granted(t *serai.Tenant, host string) bool {
+	for _, grant := range grantsOf(host) {
+		if slices.Contains(t.Spec.Hosts, grant) {
+			return true
+		}
+		if len(c.x.Grantees(grant)) > 0 {
+			return false
+		}
+	}
+	return false
 }
 
 func grants(t *serai.Tenant) string {

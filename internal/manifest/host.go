@@ -75,15 +75,22 @@ func IsAddress(host string) bool {
 	return ok
 }
 
-// Covers reports whether a grant lets a tenant's site claim a host; both are
-// as ParseHost returned them. An exact name covers itself alone. A wildcard
+// grantsOf lists the grants that let a tenant's site claim a host, as ParseHost
+// returned it, the closest first. An exact name covers itself alone. A wildcard
 // covers every name beneath, of any depth, and wildcards beneath: *.example.com
 // covers a.example.com, b.a.example.com and *.a.example.com, but not
 // example.com.
-func Covers(grant, host string) bool {
-	if grant == host {
-		return true
+func grantsOf(host string) []string {
+	list := []string{host}
+	if IsAddress(host) {
+		return list
 	}
-	suffix, wild := strings.CutPrefix(grant, "*")
-	return wild && strings.HasSuffix(host, suffix) && len(host) > len(suffix) && !IsAddress(host)
+	for name := strings.TrimPrefix(host, "*."); ; {
+		_, parent, ok := strings.Cut(name, ".")
+		if !ok {
+			return list
+		}
+		list = append(list, "*."+parent)
+		name = parent
+	}
 }

@@ -52,6 +52,16 @@ func (s stored) HostHolder(host string) (serai.Key, bool) {
 	return k, ok
 }
 
+func (s stored) Grantees(grant string) []string {
+	var names []string
+	for k, r := range s.resources {
+		if t, ok := r.(*serai.Tenant); ok && slices.Contains(t.Spec.Hosts, grant) {
+			names = append(names, k.Name)
+		}
+	}
+	return names
+}
+
 func (s stored) SitesOf(tenant string) []serai.Key {
 	var keys []serai.Key
 	for k := range s.resources {

@@ -273,6 +273,7 @@ func (r *Reconciler) complain(ctx context.Context, key serai.Key, cause error) e
 		cs = &o.Status.Conditions
 	case *serai.Tenant:
 		cs = &o.Status.Conditions
+		o.Status.ObservedGeneration = o.Meta.Generation
 	case *serai.Site:
 		cs = &o.Status.Conditions
 		if final(cause) {
