@@ -14,7 +14,9 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"serai.dev/serai"
 )
@@ -26,8 +28,9 @@ const DefaultSocket = "/run/serai/api.sock"
 // serai.Error with the server's kind, message and hint; Unavailable where no
 // server answers.
 type Client struct {
-	socket string
-	http   *http.Client
+	socket  string
+	http    *http.Client
+	answers atomic.Bool // there was an answer to this client once
 }
 
 // New makes a client of the server at a unix socket. It does not connect yet.
@@ -81,6 +84,9 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	if err := c.reach(ctx); err != nil {
+		return nil, err
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.away(ctx, err)
@@ -90,6 +96,35 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 	}
 	defer resp.Body.Close()
 	return nil, failure(resp)
+}
+
+// patience is how long a server may take for an answer that costs it nothing.
+// A restart of seraid fits into it many times.
+const patience = 10 * time.Second
+
+// reach makes sure that somebody answers before something is asked that may
+// rightly take long: the socket is serai-priv's, so that connecting to it
+// succeeds and waits even where seraid cannot be started.
+func (c *Client) reach(ctx context.Context) error {
+	if c.answers.Load() {
+		return nil
+	}
+	limit, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(limit, "GET", "http://serai/v1/whoami", nil)
+	if err != nil {
+		return fmt.Errorf("make the request: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil && ctx.Err() == nil && limit.Err() != nil {
+		return serai.Errorf(serai.Unavailable, "the server at %s has not answered for %s", c.socket, patience).
+			WithHint("sites are served meanwhile; the log of `serai serve` says why seraid does not run")
+	}
+	if err != nil {
+		return c.away(ctx, err)
+	}
+	c.answers.Store(true)
+	return resp.Body.Close()
 }
 
 // failure turns an answer that is an error into that error.
