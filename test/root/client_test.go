@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -53,7 +54,7 @@ func cmdSend(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func (c *client) send(ts *testscript.TestScript, text string) {
-	text, err := strconv.Unquote(`"` + text + `"`)
+	text, err := strconv.Unquote(`"` + strings.ReplaceAll(text, `"`, `\"`) + `"`)
 	ts.Check(err)
 	if c.sent == "" {
 		_, err = fmt.Sscan(text, &c.sent)

@@ -6,11 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 )
 
 // cmdSubID adds a line to /etc/subuid or /etc/subgid, which goes with the
@@ -71,10 +71,26 @@ func cmdPerson(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(ts.Exec("install", "-d", "-o", id, "-g", id, "-m", "0710", home))
 }
 
-// others are the accounts of scripts that run at the same time.
-var others = regexp.MustCompile(`(?m)^st\d+-.*\n`)
+// cmdTmpfs mounts a small disk of its own, which goes with the script:
+// tmpfs DIR SIZE.
+func cmdTmpfs(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: tmpfs DIR SIZE")
+	}
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o755))
+	ts.Check(unix.Mount("serai-test", dir, "tmpfs", 0, "mode=0755,size="+args[1]))
+	ts.Defer(func() {
+		s := serverOf(ts) // which a script that failed has not ended
+		err := s.stop()
+		ts.Check(errFirst(unix.Unmount(dir, unix.MNT_DETACH), err))
+	})
+}
 
 // cmdAccounts prints the files of the machine that accounts are in: accounts.
+// What other tests may make and remove at the same time is left out: accounts
+// of tenants but the script's own, and system accounts that get the next free
+// id.
 func cmdAccounts(ts *testscript.TestScript, neg bool, args []string) {
 	own := serverOf(ts).prefix
 	for _, name := range []string{"passwd", "group", "subuid", "subgid", "cron.deny", "at.deny"} {
@@ -82,14 +98,18 @@ func cmdAccounts(ts *testscript.TestScript, neg bool, args []string) {
 		if err != nil && !os.IsNotExist(err) {
 			ts.Check(err)
 		}
-		text = others.ReplaceAllFunc(text, func(line []byte) []byte {
-			if strings.HasPrefix(string(line), own) {
-				return line
+		fmt.Fprintln(ts.Stdout(), "--", name)
+		for line := range strings.Lines(string(text)) {
+			f := strings.Split(strings.TrimSpace(line), ":")
+			show := strings.HasPrefix(line, own)
+			if len(f) > 2 { // name:password:id of passwd and group, name:first:count of the others
+				id, err := strconv.Atoi(f[2])
+				show = show || err == nil && (id < 900 || 1000 <= id && id < 1900000000)
 			}
-			return nil
-		})
-		_, err = fmt.Fprintf(ts.Stdout(), "-- %s\n%s", name, text)
-		ts.Check(err)
+			if show {
+				fmt.Fprint(ts.Stdout(), line)
+			}
+		}
 	}
 }
 

@@ -122,6 +122,7 @@ func TestScript(t *testing.T) {
 			"accounts": cmdAccounts,
 			"person":   cmdPerson,
 			"subid":    cmdSubID,
+			"tmpfs":    cmdTmpfs,
 		},
 	})
 }

@@ -218,10 +218,28 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 		if sig != syscall.SIGKILL {
 			continue
 		}
+		if name == "serai-priv" {
+			s.gone(ts)
+			continue
+		}
 		wait(ts, name+" to go", func() bool {
 			now, err := s.pidOf(name)
 			return err != nil || now != pid
 		})
+	}
+}
+
+// gone waits until the server has ended after a SIGKILL, the processes that had
+// its output among it.
+func (s *server) gone(ts *testscript.TestScript) {
+	s.mu.Lock()
+	done := s.done
+	s.cmd = nil
+	s.mu.Unlock()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		ts.Fatalf("serai-priv was killed, but what it had started goes on")
 	}
 }
 
@@ -357,8 +375,11 @@ func (s *server) clean() error {
 	err := s.stop()
 	for _, pattern := range []string{"/sys/fs/cgroup/%s", "/sys/fs/cgroup/*/%s"} {
 		left, _ := filepath.Glob(fmt.Sprintf(pattern, s.cgroup))
-		if len(left) > 0 && err == nil {
-			err = fmt.Errorf("cgroups are left: %v", left)
+		if len(left) > 0 {
+			err = errFirst(err, fmt.Errorf("cgroups are left: %v", left))
+		}
+		for _, dir := range left {
+			clearCgroup(dir)
 		}
 	}
 	mounts, readErr := os.ReadFile("/proc/mounts")
@@ -373,4 +394,28 @@ func (s *server) clean() error {
 		}
 	}
 	return errFirst(err, os.RemoveAll(s.base))
+}
+
+// clearCgroup ends what a script that failed has left running, and removes its
+// groups.
+func clearCgroup(dir string) {
+	below, _ := filepath.Glob(dir + "/*/")
+	for _, d := range below {
+		clearCgroup(filepath.Clean(d))
+	}
+	for range 100 { // a killed process takes a moment
+		b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil {
+			return
+		}
+		for _, pid := range strings.Fields(string(b)) {
+			if n, err := strconv.Atoi(pid); err == nil && n > 1 && n != os.Getpid() {
+				_ = syscall.Kill(n, syscall.SIGKILL)
+			}
+		}
+		if os.Remove(dir) == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
