@@ -21,6 +21,20 @@ type Resource interface {
 	StatusOf() any
 }
 
+// Progress points into a resource's status: the generation of the specification
+// that it speaks of, and the conditions.
+func Progress(r Resource) (observed *int64, conditions *Conditions) {
+	switch r := r.(type) {
+	case *Plan:
+		return &r.Status.ObservedGeneration, &r.Status.Conditions
+	case *Tenant:
+		return &r.Status.ObservedGeneration, &r.Status.Conditions
+	case *Site:
+		return &r.Status.ObservedGeneration, &r.Status.Conditions
+	}
+	return new(int64), new(Conditions)
+}
+
 // Key names one resource. Tenant is set for a Site only.
 type Key struct {
 	Kind   string `json:"kind"`

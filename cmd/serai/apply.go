@@ -171,7 +171,7 @@ func (a *app) ready(ctx context.Context, c *client.Client, results []client.Resu
 	all := true
 	for _, r := range results {
 		switch {
-		case r.Action == client.Refused || r.Key.Kind == serai.KindPlan:
+		case r.Action == client.Refused:
 			continue
 		case r.Action == client.Deleted:
 			gone, err := c.WaitGone(ctx, r.Key, time.Until(deadline))
@@ -204,9 +204,10 @@ func (a *app) notYet(key serai.Key, what string, err error) {
 // condition prints whether a resource is ready, and if not every condition
 // that says why. What somebody stopped on purpose is as it shall be.
 func (a *app) condition(r serai.Resource, generation int64) bool {
-	cs, key := conditions(r), r.Key()
+	observed, cs := serai.Progress(r)
+	key := r.Key()
 	ready := cs.Get(serai.Ready)
-	if observed(r) < generation {
+	if *observed < generation {
 		fmt.Fprintf(a.err, "%s is %s: the server has not come to it yet\n", named(key), a.paintErr(yellow, "not ready"))
 		return false
 	}
@@ -218,8 +219,8 @@ func (a *app) condition(r serai.Resource, generation int64) bool {
 		fmt.Fprintln(a.out, named(key), "is", a.paint(yellow, strings.ToLower(ready.Reason)))
 		return true
 	}
-	fmt.Fprintf(a.err, "%s is %s: %s\n", named(key), a.paintErr(red, "not ready"), clean(why(cs)))
-	for _, c := range cs {
+	fmt.Fprintf(a.err, "%s is %s: %s\n", named(key), a.paintErr(red, "not ready"), clean(why(*cs)))
+	for _, c := range *cs {
 		if c.Type != serai.Ready {
 			fmt.Fprintf(a.err, "  %s=%s %s\n", c.Type, c.Status, clean(strings.TrimSpace(c.Reason+" "+c.Message)))
 		}
@@ -228,14 +229,4 @@ func (a *app) condition(r serai.Resource, generation int64) bool {
 		fmt.Fprintln(a.err, "hint: serai logs", key)
 	}
 	return false
-}
-
-func observed(r serai.Resource) int64 {
-	switch r := r.(type) {
-	case *serai.Tenant:
-		return r.Status.ObservedGeneration
-	case *serai.Site:
-		return r.Status.ObservedGeneration
-	}
-	return r.GetMeta().Generation
 }

@@ -72,10 +72,10 @@ func (a *app) describe(key serai.Key, d client.Description) error {
 	for _, path := range notEnforced(r) {
 		fmt.Fprintf(a.out, "  %s is kept but not enforced yet\n", path)
 	}
-	if cs := conditions(r); len(cs) > 0 {
+	if _, cs := serai.Progress(r); len(*cs) > 0 {
 		a.section("Conditions")
 		var t table
-		for _, c := range cs {
+		for _, c := range *cs {
 			t.add(c.Type, string(c.Status), c.Reason, c.Message)
 		}
 		a.indented(&t)

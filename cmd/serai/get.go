@@ -113,8 +113,9 @@ func (a *app) resources(kind string, rs []serai.Resource, output string) error {
 }
 
 func row(t *table, r serai.Resource) {
-	ready := conditions(r).Get(serai.Ready)
-	state, reason := string(ready.Status), why(conditions(r))
+	_, cs := serai.Progress(r)
+	ready := cs.Get(serai.Ready)
+	state, reason := string(ready.Status), why(*cs)
 	if r.GetMeta().Deleted != nil {
 		state, reason = "Deleting", ""
 	}

@@ -137,17 +137,6 @@ func checkOutput(o string, known ...string) error {
 	return serai.Errorf(serai.Invalid, "-o %s: write %s", o, strings.Join(known, ", "))
 }
 
-// conditions are those of a tenant or site; a plan has none that matter.
-func conditions(r serai.Resource) serai.Conditions {
-	switch r := r.(type) {
-	case *serai.Tenant:
-		return r.Status.Conditions
-	case *serai.Site:
-		return r.Status.Conditions
-	}
-	return nil
-}
-
 // why is the sentence that tells why a resource is not ready: of the first
 // condition that says something went wrong.
 func why(cs serai.Conditions) string {

@@ -158,17 +158,8 @@ func (s *Server) get(c *call) (any, error) {
 // settled reports whether waiting for Ready has an answer: it is, or it cannot
 // become so before somebody acts.
 func settled(r serai.Resource, generation int64) bool {
-	var observed int64
-	var cs serai.Conditions
-	switch r := r.(type) {
-	case *serai.Plan:
-		return true // a plan is read by others; nothing is made of it
-	case *serai.Tenant:
-		observed, cs = r.Status.ObservedGeneration, r.Status.Conditions
-	case *serai.Site:
-		observed, cs = r.Status.ObservedGeneration, r.Status.Conditions
-	}
-	if observed < generation {
+	observed, cs := serai.Progress(r)
+	if *observed < generation {
 		return false
 	}
 	ready := cs.Get(serai.Ready)

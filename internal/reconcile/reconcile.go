@@ -267,17 +267,13 @@ func (r *Reconciler) complain(ctx context.Context, key serai.Key, cause error) e
 		return err
 	}
 	before := o.Clone()
-	var cs *serai.Conditions
-	switch o := o.(type) {
-	case *serai.Plan:
-		cs = &o.Status.Conditions
+	observed, cs := serai.Progress(o)
+	switch o.(type) {
 	case *serai.Tenant:
-		cs = &o.Status.Conditions
-		o.Status.ObservedGeneration = o.Meta.Generation
+		*observed = o.GetMeta().Generation
 	case *serai.Site:
-		cs = &o.Status.Conditions
 		if final(cause) {
-			o.Status.ObservedGeneration = o.Meta.Generation
+			*observed = o.GetMeta().Generation
 			cs.Set(serai.Condition{Type: serai.Loaded, Status: serai.False, Reason: "Refused", Message: sentence(cause)}, now())
 		}
 	}

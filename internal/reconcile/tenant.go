@@ -17,6 +17,7 @@ type tenant struct {
 	revision string          // of the status written last
 	held     *privsep.Tenant // the record in serai-priv; nil where there is none
 	plan     string
+	planned  int64  // generation of the plan that is in force
 	leaving  bool   // its sites go first
 	print    string // all that its sites depend on
 }
@@ -72,6 +73,12 @@ func (r *Reconciler) tenant(ctx context.Context, key serai.Key) error {
 	}
 	if err := r.routes.put(ctx, route.Record{Tenant: tenantRoute(t, plan)}); err != nil {
 		return err
+	}
+	r.mu.Lock()
+	m.planned = plan.Meta.Generation
+	r.mu.Unlock()
+	if plan.Status.ObservedGeneration < plan.Meta.Generation {
+		r.queue.add(plan.Key()) // it waits for its tenants
 	}
 	t.Status.ObservedGeneration = t.Meta.Generation
 	t.Status.Enforced = manifest.NotEnforced(t)
@@ -270,7 +277,8 @@ func (r *Reconciler) lostTenant(ctx context.Context, key serai.Key) error {
 	return nil
 }
 
-// plan says what of a plan is kept but not enforced yet.
+// plan says when a plan is in force for all its tenants, and what of it is
+// kept but not enforced yet.
 func (r *Reconciler) plan(ctx context.Context, key serai.Key) error {
 	o, err := r.store.Get(ctx, key)
 	if err != nil && serai.KindOf(err) == serai.NotFound {
@@ -281,11 +289,31 @@ func (r *Reconciler) plan(ctx context.Context, key serai.Key) error {
 	}
 	p := o.(*serai.Plan)
 	before := p.Clone().(*serai.Plan)
-	p.Status.ObservedGeneration = p.Meta.Generation
 	p.Status.Enforced = manifest.NotEnforced(p)
-	p.Status.Conditions.Set(serai.Condition{Type: serai.Ready, Status: serai.True}, now())
+	ready := serai.Condition{Type: serai.Ready, Status: serai.True}
+	if p.Status.ObservedGeneration < p.Meta.Generation {
+		if n := r.behind(p); n > 0 {
+			ready.Status, ready.Reason = serai.Unknown, "Waiting"
+			ready.Message = fmt.Sprintf("%d of its tenants still have the limits of before", n)
+		} else {
+			p.Status.ObservedGeneration = p.Meta.Generation
+		}
+	}
+	p.Status.Conditions.Set(ready, now())
 	if reflect.DeepEqual(p.Status, before.Status) {
 		return nil
 	}
 	return r.writeStatus(ctx, p)
+}
+
+// behind is how many tenants have limits of an older generation of their plan.
+func (r *Reconciler) behind(p *serai.Plan) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range r.tenants {
+		if m.plan == p.Meta.Name && m.held != nil && !m.leaving && m.planned < p.Meta.Generation {
+			n++
+		}
+	}
+	return n
 }

@@ -89,8 +89,8 @@ func (c *Controller) Logs(ctx context.Context, key serai.Key, log api.Log, _ int
 	return r, nil
 }
 
-// Reconcile stands in for the reconciler until the test ends: tenants get their
-// account, sites claim their hosts and load.
+// Reconcile stands in for the reconciler until the test ends: plans are in
+// force, tenants get their account, sites claim their hosts and load.
 func Reconcile(t testing.TB, st store.Store) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -100,7 +100,7 @@ func Reconcile(t testing.TB, st store.Store) {
 		t.Fatal(err)
 	}
 	var all []serai.Resource
-	for _, kind := range []string{serai.KindTenant, serai.KindSite} {
+	for _, kind := range []string{serai.KindPlan, serai.KindTenant, serai.KindSite} {
 		rs, _, err := st.List(ctx, kind, "")
 		if err != nil {
 			cancel()
@@ -145,15 +145,12 @@ func pass(ctx context.Context, st store.Store, key serai.Key) error {
 	if m.Deleted != nil {
 		return remove(ctx, st, r)
 	}
-	var cs *serai.Conditions
-	var observed *int64
+	observed, cs := serai.Progress(r)
 	ready := serai.Condition{Type: serai.Ready, Status: serai.True}
 	switch r := r.(type) {
 	case *serai.Tenant:
-		cs, observed = &r.Status.Conditions, &r.Status.ObservedGeneration
 		r.Status.UID, r.Status.Account, r.Status.Home = uint32(m.ID), m.Name, "/srv/serai/"+m.Name
 	case *serai.Site:
-		cs, observed = &r.Status.Conditions, &r.Status.ObservedGeneration
 		loaded := serai.Condition{Type: serai.Loaded, Status: serai.True}
 		r.Status.Claimed = nil
 		for _, h := range r.Spec.Hosts {
@@ -173,8 +170,6 @@ func pass(ctx context.Context, st store.Store, key serai.Key) error {
 			ready = serai.Condition{Type: serai.Ready, Status: serai.False, Reason: "NotLoaded"}
 		}
 		cs.Set(loaded, time.Time{})
-	default:
-		return nil
 	}
 	if changed := cs.Set(ready, time.Time{}); !changed && *observed == m.Generation {
 		return nil
