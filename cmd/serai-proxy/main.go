@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -176,6 +177,8 @@ func readConfig(fd int) (*config.Config, error) {
 	if err := d.Decode(cfg); err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
+	// A server that was started by an earlier version did not write all fields.
+	cfg.AccessLog = cmp.Or(cfg.AccessLog, "combined")
 	return cfg, nil
 }
 

@@ -63,7 +63,7 @@ func (c *controller) Site(ctx context.Context, site serai.Key) (client.Running, 
 func (c *controller) State(context.Context) (client.Status, error) {
 	proxy := client.Process{Name: "serai-proxy", State: "away"}
 	if c.rec.ProxyUp() {
-		proxy.State = "running"
+		proxy.State, proxy.PID = "running", c.rec.ProxyPID()
 	}
 	st := client.Status{
 		Processes: []client.Process{

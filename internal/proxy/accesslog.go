@@ -22,7 +22,7 @@ const (
 // The times of access logs: how long a line may stay in memory, and how long a
 // file is kept open without one.
 const (
-	logFlush = time.Second
+	logFlush = 100 * time.Millisecond
 	logIdle  = time.Minute
 )
 
@@ -42,6 +42,8 @@ type accessLog struct {
 
 	mu    sync.Mutex
 	files map[string]*logFile // by path below dir, without extension
+	dirty []*logFile          // have lines in memory
+	wake  chan struct{}       // dirty has got its first; has room for one
 }
 
 // A logFile is one site's.
@@ -55,11 +57,12 @@ type logFile struct {
 	lines   int64 // in buf
 	lost    int64 // since writing began to fail
 	used    time.Time
+	dirty   bool // among the log's dirty ones
 	retired bool // swept: get another
 }
 
 func newAccessLog(dir string, format func([]byte, *entry) []byte, log *slog.Logger) *accessLog {
-	return &accessLog{dir: dir, format: format, log: log, size: logSize, files: make(map[string]*logFile)}
+	return &accessLog{dir: dir, format: format, log: log, size: logSize, files: make(map[string]*logFile), wake: make(chan struct{}, 1)}
 }
 
 // write adds an entry to a site's log. tenant is empty for unknown hosts.
@@ -86,24 +89,51 @@ func (a *accessLog) write(tenant, site string, e *entry) {
 		l.used = time.Now()
 		if len(l.buf) >= logBuffer {
 			a.flush(l)
+		} else if !l.dirty {
+			l.dirty = true
+			a.mu.Lock()
+			a.dirty = append(a.dirty, l)
+			a.mu.Unlock()
+			signal(a.wake)
 		}
 		l.mu.Unlock()
 		return
 	}
 }
 
-// run flushes and closes files until ctx ends, then all of them.
+// run flushes and closes files until ctx ends, then all of them. While nothing
+// is written it has nothing to do.
 func (a *accessLog) run(ctx context.Context) {
-	tick := time.NewTicker(logFlush)
+	flush := time.NewTimer(0)
+	<-flush.C
+	tick := time.NewTicker(logIdle)
 	defer tick.Stop()
 	for {
 		select {
+		case <-a.wake:
+			flush.Reset(logFlush)
+		case <-flush.C:
+			a.flushDirty()
 		case <-tick.C:
 			a.sweep(logIdle)
 		case <-ctx.Done():
 			a.sweep(-1)
 			return
 		}
+	}
+}
+
+// flushDirty writes what is in memory.
+func (a *accessLog) flushDirty() {
+	a.mu.Lock()
+	dirty := a.dirty
+	a.dirty = nil
+	a.mu.Unlock()
+	for _, l := range dirty {
+		l.mu.Lock()
+		l.dirty = false
+		a.flush(l)
+		l.mu.Unlock()
 	}
 }
 

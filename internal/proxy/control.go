@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -122,7 +123,7 @@ func (c *control) serve(ctx context.Context, u *net.UnixConn) {
 			if reached, err = c.s.Apply(ctx, m.Routes); err != nil {
 				c.s.log.Error("routes not applied", "cause", err)
 			}
-			err = out.send(route.FromProxy{Applied: &reached})
+			err = out.send(route.FromProxy{Applied: &reached, PID: os.Getpid()})
 		case m.Stats:
 			err = c.stats(out)
 		}

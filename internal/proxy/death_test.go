@@ -79,6 +79,30 @@ func receive[T any](t *testing.T, c <-chan T) T {
 	}
 }
 
+// TestOneVictim: a kill for memory is the end of one worker, not of its
+// neighbours in the group that die of something else later.
+func TestOneVictim(t *testing.T) {
+	w := newWorld(t)
+	rs := w.site(1, "app.test")
+	rs.Workers.Max, rs.Workers.Min = 2, 2
+	w.serve(rs, echo)
+	await(t, "both workers are connected", func() bool { return w.stats(1).Idle == 2 })
+	p := w.server.registry.pool(1)
+	p.t.mu.Lock()
+	first, second := p.idle[0], p.idle[1]
+	p.t.mu.Unlock()
+	for _, tt := range []struct {
+		c     *worker.Conn
+		kills int64
+		want  string
+	}{{first, 0, route.KilledNo}, {first, 1, route.KilledYes}, {second, 1, route.KilledNo}, {second, 2, route.KilledYes}, {second, -1, ""}} {
+		w.kills.Store(tt.kills)
+		if got := p.killedForMemory(tt.c); got != tt.want {
+			t.Errorf("after %d kills: %q, want %q", tt.kills, got, tt.want)
+		}
+	}
+}
+
 // TestWorkerDies kills a real process in the middle of requests. Whether the
 // request is given to a second worker depends on the method, on what came of
 // the reply, and on why it died.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"serai.dev/serai/internal/proxy/worker"
+	"serai.dev/serai/internal/route"
 )
 
 // grow dials as many workers as the queue needs and the limits allow. t.mu is
@@ -204,15 +205,31 @@ func (p *pool) exited(pid int, kills int64) {
 // exitPatience is how long the word of serai-priv on a dead worker is awaited.
 const exitPatience = 200 * time.Millisecond
 
-// killedForMemory finds out whether a worker that died was killed for memory.
-// known is false where nobody can say.
-func (p *pool) killedForMemory(c *worker.Conn) (killed, known bool) {
-	if killed, known = c.KilledForMemory(); known {
-		return killed, known
+// killedForMemory finds out whether a worker that died was killed for memory:
+// route.KilledYes, route.KilledNo, or "" where nobody can say.
+func (p *pool) killedForMemory(c *worker.Conn) string {
+	answer := func(killed bool) string {
+		if killed {
+			return route.KilledYes
+		}
+		return route.KilledNo
+	}
+	p.t.mu.Lock()
+	killed, known := c.KilledForMemory()
+	if killed {
+		for other := range p.members { // each kill has one victim
+			if other != c && other.Launch == c.Launch {
+				other.Spare()
+			}
+		}
+	}
+	p.t.mu.Unlock()
+	if known {
+		return answer(killed)
 	}
 	before, known := c.Baseline()
 	if !known {
-		return false, false
+		return ""
 	}
 	timer := time.NewTimer(exitPatience)
 	defer timer.Stop()
@@ -221,12 +238,12 @@ func (p *pool) killedForMemory(c *worker.Conn) (killed, known bool) {
 		last := p.exit
 		p.t.mu.Unlock()
 		if last.pid == c.PID {
-			return last.kills > before, true
+			return answer(last.kills > before)
 		}
 		select {
 		case <-last.note:
 		case <-timer.C:
-			return false, false
+			return ""
 		}
 	}
 }

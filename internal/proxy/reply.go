@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"serai.dev/serai/internal/proxy/worker"
+	"serai.dev/serai/internal/route"
 )
 
 // A job is a request on its way through workers.
@@ -73,7 +74,7 @@ func (j *job) failed(c *worker.Conn, e *worker.Exchange, err error) (again bool)
 	if !ok {
 		f = &worker.Failure{Cause: worker.Protocol, Began: true, Err: err}
 	}
-	detail := ""
+	killed, detail := "", ""
 	switch f.Cause {
 	case worker.Aborted:
 		j.settle(c, e)
@@ -81,9 +82,9 @@ func (j *job) failed(c *worker.Conn, e *worker.Exchange, err error) (again bool)
 		x.fail(http.StatusBadGateway, "The site could not complete its answer.", 0)
 		return false
 	case worker.Died:
-		killed, known := j.p.killedForMemory(c)
-		again = idempotent(x.r.Method) && !f.Began && known && !killed && !j.replayed
-		if killed {
+		killed = j.p.killedForMemory(c)
+		again = idempotent(x.r.Method) && !f.Began && killed == route.KilledNo && !j.replayed
+		if killed == route.KilledYes {
 			detail = "killed for memory"
 		} else if again {
 			detail = "given to another worker"
@@ -95,7 +96,7 @@ func (j *job) failed(c *worker.Conn, e *worker.Exchange, err error) (again bool)
 	case worker.Timeout:
 		x.s.up.Kill(x.site.Number, c.PID)
 	}
-	x.broken(c.PID, f.Cause, detail)
+	x.broken(c.PID, f.Cause, killed, detail)
 	j.p.release(c, false)
 	if again {
 		e.Settle() // nothing writes the body any more
@@ -107,7 +108,7 @@ func (j *job) failed(c *worker.Conn, e *worker.Exchange, err error) (again bool)
 	switch {
 	case f.Cause == worker.Timeout:
 		x.fail(http.StatusGatewayTimeout, "The site did not answer in time.", 0)
-	case detail == "killed for memory":
+	case killed == route.KilledYes:
 		x.fail(http.StatusBadGateway, "The site used more memory than it has.", 0)
 	default:
 		x.fail(http.StatusBadGateway, "The site did not answer properly. Its log may say why.", 0)
@@ -279,10 +280,10 @@ func (j *job) cutOff(c *worker.Conn, e *worker.Exchange, err error) {
 		e.Free()
 		return
 	}
-	detail := "in the middle of the reply"
+	killed, detail := "", "in the middle of the reply"
 	switch f.Cause {
 	case worker.Died:
-		if killed, _ := j.p.killedForMemory(c); killed {
+		if killed = j.p.killedForMemory(c); killed == route.KilledYes {
 			detail = "killed for memory"
 		}
 	case worker.Protocol:
@@ -291,7 +292,7 @@ func (j *job) cutOff(c *worker.Conn, e *worker.Exchange, err error) {
 	case worker.Timeout:
 		x.s.up.Kill(x.site.Number, c.PID)
 	}
-	x.broken(c.PID, f.Cause, detail)
+	x.broken(c.PID, f.Cause, killed, detail)
 	j.p.release(c, false)
 	j.settleBroken(e)
 }

@@ -48,7 +48,7 @@ type exchange struct {
 	target     string // path and query as they were sent
 	closing    bool   // the connection is not kept
 	bodyLeft   bool   // the request's body was not read
-	received   int64  // bytes of it
+	received   int64  // bytes of it, also of one that was not taken
 	queued     time.Duration
 	worked     time.Duration
 	aborted    bool
@@ -223,12 +223,13 @@ func (x *exchange) readBody() (*body, bool) {
 	if x.r.ContentLength == 0 {
 		return &body{s: x.s.spool}, true
 	}
-	b, err := x.s.spool.readBody(&timedReader{x.r.Body, x.w.control}, limit, int64(x.site.Body.Buffer))
+	in := &timedReader{r: x.r.Body, control: x.w.control}
+	b, err := x.s.spool.readBody(in, limit, int64(x.site.Body.Buffer))
+	x.received = in.n
 	x.w.control.SetReadDeadline(time.Time{})
 	switch {
 	case err == nil:
 		x.bodyLeft = false
-		x.received = b.size
 		return b, true
 	case errors.Is(err, errTooLarge):
 		x.tooLarge(limit)
@@ -255,15 +256,18 @@ func isTimeout(err error) bool {
 	return ok && t.Timeout()
 }
 
-// timedReader gives each read of a body its own time.
+// timedReader gives each read of a body its own time, and counts.
 type timedReader struct {
 	r       io.Reader
 	control *http.ResponseController
+	n       int64
 }
 
 func (t *timedReader) Read(p []byte) (int, error) {
 	t.control.SetReadDeadline(time.Now().Add(bodyTime))
-	return t.r.Read(p)
+	n, err := t.r.Read(p)
+	t.n += int64(n)
+	return n, err
 }
 
 var requests = sync.Pool{New: func() any { return new(worker.Request) }}
@@ -282,10 +286,11 @@ func (x *exchange) work() {
 	}
 }
 
-// broken tells seraid of a request that a worker did not complete.
-func (x *exchange) broken(pid int, cause worker.Cause, detail string) {
+// broken tells seraid of a request that a worker did not complete. killed is
+// that of route.Broken.
+func (x *exchange) broken(pid int, cause worker.Cause, killed, detail string) {
 	x.s.control.broken(route.Broken{Site: x.site.Number, PID: pid, Request: x.id, Method: x.r.Method,
-		Host: x.host, Path: cut(x.r.URL.Path, 1000), Cause: string(cause), Detail: cut(detail, 1000)})
+		Host: x.host, Path: cut(x.r.URL.Path, 1000), Cause: string(cause), Killed: killed, Detail: cut(detail, 1000)})
 }
 
 func cut(s string, n int) string {

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -95,9 +96,16 @@ func (j *join) exited(ctx context.Context, e privsep.SiteEvent) {
 	})
 }
 
-// broke takes a request whose worker died.
+// broke takes a request whose worker died. Where the proxy saw that it was not
+// killed for memory, no kill is its.
 func (j *join) broke(ctx context.Context, b route.Broken) {
 	j.do(ctx, func() {
+		if b.Killed == route.KilledNo {
+			if tenant, name, ok := j.name(b.Site); ok {
+				j.add(died(tenant, name, b))
+			}
+			return
+		}
 		v := j.site(b.Site)
 		v.broken = append(v.broken, brokenAt{b, time.Now()})
 		j.open++
@@ -184,10 +192,12 @@ func (j *join) match(number uint32, v *victims) {
 	tenant, name, ok := j.name(number)
 	for len(v.broken) > 0 && len(v.kills) > 0 {
 		j.open -= 2
+		// One that the proxy saw killed goes before one of which nobody knows.
+		i := max(0, slices.IndexFunc(v.broken, func(b brokenAt) bool { return b.Killed == route.KilledYes }))
 		if ok {
-			j.add(killed(tenant, name, &v.broken[0].Broken, v.kills[0].Memory))
+			j.add(killed(tenant, name, &v.broken[i].Broken, v.kills[0].Memory))
 		}
-		v.broken, v.kills = v.broken[1:], v.kills[1:]
+		v.broken, v.kills = slices.Delete(v.broken, i, i+1), v.kills[1:]
 	}
 	for len(v.broken) > 0 && time.Since(v.broken[0].at) >= joinWait {
 		j.open--

@@ -20,6 +20,11 @@ func TestJoin(t *testing.T) {
 	broken := func(id string) route.Broken {
 		return route.Broken{Site: site, PID: 101, Request: id, Method: "GET", Host: "h", Path: "/x", Cause: "died"}
 	}
+	known := func(id, killed string) route.Broken {
+		b := broken(id)
+		b.Killed = killed
+		return b
+	}
 	mem := func(kills int64) privsep.Memory {
 		return privsep.Memory{OOMKills: kills, Peak: 64 << 20, Limit: 64 << 20}
 	}
@@ -65,6 +70,17 @@ func TestJoin(t *testing.T) {
 			j.broke(ctx, broken("a"))
 			j.broke(ctx, broken("b"))
 		}, []want{{OutOfMemory, "a"}, {WorkerDied, "b"}}},
+		{"one crashed, one was killed", func(ctx context.Context, j *join, kernel *atomic.Int64) {
+			j.broke(ctx, known("a", route.KilledNo))
+			kernel.Store(1)
+			j.broke(ctx, known("b", route.KilledYes))
+		}, []want{{WorkerDied, "a"}, {OutOfMemory, "b"}}},
+		{"of one nothing is known, one was killed", func(ctx context.Context, j *join, kernel *atomic.Int64) {
+			j.broke(ctx, broken("a"))
+			synctest.Wait()
+			kernel.Store(1)
+			j.broke(ctx, known("b", route.KilledYes))
+		}, []want{{OutOfMemory, "b"}, {WorkerDied, "a"}}},
 		{"a kill between requests", func(ctx context.Context, j *join, kernel *atomic.Int64) {
 			kernel.Store(1)
 		}, []want{{OutOfMemory, ""}}},

@@ -26,6 +26,8 @@ type link struct {
 	asking sync.Mutex // one question for counters at a time
 	mu     sync.Mutex
 	conn   net.Conn               // nil while the proxy is away
+	heard  bool                   // it has answered: connecting succeeds without a proxy too
+	pid    int                    // of the proxy, 0 while it has not told
 	stats  chan []route.SiteStats // has room for one; not nil while an answer is to come
 }
 
@@ -92,7 +94,7 @@ func (l *link) serve(ctx context.Context, conn net.Conn) error {
 	conn.Close()
 	wg.Wait()
 	l.mu.Lock()
-	l.conn = nil
+	l.conn, l.heard, l.pid = nil, false, 0
 	if l.stats != nil {
 		close(l.stats)
 		l.stats = nil
@@ -122,6 +124,9 @@ func (l *link) read(conn net.Conn) error {
 		}
 		switch {
 		case m.Applied != nil:
+			l.mu.Lock()
+			l.heard, l.pid = true, m.PID
+			l.mu.Unlock()
 			l.routes.applied(*m.Applied)
 		case m.Broken != nil:
 			l.broken(*m.Broken)
@@ -148,11 +153,11 @@ func (l *link) answer(stats []route.SiteStats) {
 	}
 }
 
-// away reports whether the proxy is not connected.
+// away reports whether there is no proxy that answers.
 func (l *link) away() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.conn == nil
+	return !l.heard
 }
 
 // ask returns the proxy's counters.
@@ -161,7 +166,7 @@ func (l *link) ask(ctx context.Context) ([]route.SiteStats, error) {
 	defer l.asking.Unlock()
 	l.mu.Lock()
 	conn, answer := l.conn, l.stats
-	if conn == nil {
+	if !l.heard {
 		l.mu.Unlock()
 		return nil, errProxyAway
 	}

@@ -29,6 +29,7 @@ type proxy struct {
 	sites   map[uint32]*route.Site
 	tenants map[uint32]*route.Tenant
 	records int // read since it was reset
+	asked   int // how often this connection named an extent
 	mute    bool
 }
 
@@ -45,7 +46,7 @@ func newProxy(t testing.TB, path string, m *monitor, b *bell) *proxy {
 				return
 			}
 			p.mu.Lock()
-			p.conn = conn
+			p.conn, p.asked = conn, 0
 			p.mu.Unlock()
 			p.wg.Go(func() { p.serve(t, conn) })
 		}
@@ -81,7 +82,7 @@ func (p *proxy) serve(t testing.TB, conn net.Conn) {
 			continue
 		}
 		if x, ok := p.apply(t, *m.Routes); ok {
-			p.say(route.FromProxy{Applied: &x})
+			p.say(route.FromProxy{Applied: &x, PID: 42})
 		}
 		p.bell.ring()
 	}
@@ -97,6 +98,7 @@ func (p *proxy) say(m route.FromProxy) {
 func (p *proxy) apply(t testing.TB, to route.Extent) (route.Extent, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.asked++
 	if p.reader == nil || p.reader.Extent().Epoch != to.Epoch {
 		fd := -1
 		p.mon.with(func() { fd, _ = unix.FcntlInt(p.mon.routes.Fd(), unix.F_DUPFD_CLOEXEC, 0) })
@@ -133,6 +135,13 @@ func (p *proxy) apply(t testing.TB, to route.Extent) (route.Extent, bool) {
 		}
 	}
 	return p.reader.Extent(), !p.mute
+}
+
+// told reports whether the seraid that is connected has named an extent.
+func (p *proxy) told() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked > 0
 }
 
 // site is what the proxy knows of a site.

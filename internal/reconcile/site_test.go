@@ -305,11 +305,17 @@ func TestProxyAway(t *testing.T) {
 	if c := w.condition(shop, serai.Ready); c.Status == serai.True {
 		t.Error("ready before the proxy knows of it")
 	}
+	if w.rec.ProxyUp() {
+		t.Error("a proxy that never answered is up")
+	}
 	w.proxy.mu.Lock()
 	w.proxy.mute = false
 	w.proxy.mu.Unlock()
 	w.proxy.cut() // seraid dials anew and says again how far the log reaches
 	w.awaitReady(shop)
+	if !w.rec.ProxyUp() || w.rec.ProxyPID() != 42 {
+		t.Errorf("up is %v, with pid %d", w.rec.ProxyUp(), w.rec.ProxyPID())
+	}
 }
 
 func TestStats(t *testing.T) {

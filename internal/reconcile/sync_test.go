@@ -172,7 +172,7 @@ func TestStarts(t *testing.T) {
 			w.stop()
 			tt.away(w, number)
 			w.start()
-			w.await("it is in step", func() bool { return w.rec.ProxyUp() && len(w.mon.ops()) >= len(fields(tt.ops)) })
+			w.await("it is in step", func() bool { return w.proxy.told() && len(w.mon.ops()) >= len(fields(tt.ops)) })
 			w.awaitIdle()
 			got := w.mon.ops()
 			slices.Sort(got)

@@ -14,8 +14,15 @@ import (
 // Stats are the proxy's counters of all sites, or Unavailable.
 func (r *Reconciler) Stats(ctx context.Context) ([]route.SiteStats, error) { return r.link.ask(ctx) }
 
-// ProxyUp reports whether the front proxy is connected.
+// ProxyUp reports whether the front proxy is connected and answers.
 func (r *Reconciler) ProxyUp() bool { return !r.link.away() }
+
+// ProxyPID is the pid of the front proxy, or 0 while it is not known.
+func (r *Reconciler) ProxyPID() int {
+	r.link.mu.Lock()
+	defer r.link.mu.Unlock()
+	return r.link.pid
+}
 
 // Pending is how many objects and launches are not done yet.
 func (r *Reconciler) Pending() int { return r.queue.pending() + r.launches.pending() }

@@ -68,9 +68,10 @@ type ToProxy struct {
 	Stats  bool    `json:"stats,omitempty"` // answer with Stats
 }
 
-// FromProxy is a line from the proxy: exactly one field is set.
+// FromProxy is a line from the proxy: exactly one field is set, but for PID.
 type FromProxy struct {
 	Applied *Extent     `json:"applied,omitempty"` // the table is that far
+	PID     int         `json:"pid,omitempty"`     // of the proxy; comes with Applied
 	Broken  *Broken     `json:"broken,omitempty"`
 	Stats   []SiteStats `json:"stats,omitempty"`
 	// StatsEnd ends the answer to Stats, which comes in several lines.
@@ -92,9 +93,16 @@ type Broken struct {
 	Method  string `json:"method"`
 	Host    string `json:"host"`
 	Path    string `json:"path"`
-	Cause   string `json:"cause"` // died, timeout, protocol
+	Cause   string `json:"cause"`            // died, timeout, protocol
+	Killed  string `json:"killed,omitempty"` // for memory: KilledYes, KilledNo, or "" where that is not known
 	Detail  string `json:"detail,omitempty"`
 }
+
+// What is known of the end of a worker.
+const (
+	KilledYes = "yes"
+	KilledNo  = "no"
+)
 
 // SiteStats are the counters of a site since the proxy started.
 type SiteStats struct {

@@ -18,6 +18,7 @@ our $flags   = 0;     # 1: the worker leaves after this reply
 our $state   = 'done';    # '' nothing sent, 'head' begun, 'done' or no request
 our $no_body = 0;     # a reply to HEAD, or one with the status 204 or 304
 our $gone    = 0;     # the connection broke: nothing more can be sent
+our $chunks;          # of a body that the site's code has chunked itself: what is known of them
 
 my %TOKEN;            # header names seen to be tokens
 
@@ -41,13 +42,14 @@ sub put {
 # sentence where they are none.
 sub head {
     my ($status, $headers) = @_;
+    undef $chunks;
     die "a status that is no number from 200 to 999: " . shown($status) . "\n"
         if ($status // '') !~ /\A[2-9][0-9][0-9]\z/;
     die "a list of headers with an odd number of elements\n" if @$headers & 1;
     for (my $i = 0; $i < @$headers; $i += 2) {
         my $name = $headers->[$i];
         die "a header without a name\n" if !defined $name;
-        $TOKEN{$name} // token($name);
+        $TOKEN{$name} // token($name, $headers->[$i + 1]);
         my $value = $headers->[$i + 1];
         die "the header $name without a value\n" if !defined $value;
         die "a line break or NUL in the header $name\n" if $value =~ tr/\r\n\0//;
@@ -60,7 +62,11 @@ sub head {
     return $head;
 }
 
-sub token ($name) {
+sub token ($name, $value) {
+    if (lc $name eq 'transfer-encoding') {
+        $chunks = { text => '', left => 0 } if ($value // '') =~ /\bchunked\s*\z/i;
+        return 1;
+    }
     die "a header name that is none: " . shown($name) . "\n" if $name !~ /\A[!#\$%&'*+\-.^_`|~0-9A-Za-z]+\z/;
     %TOKEN = () if keys %TOKEN > 500;
     return $TOKEN{$name} = 1;
@@ -70,6 +76,11 @@ sub token ($name) {
 sub whole {
     my $head = head($_[0], $_[1]);
     $no_body ||= $_[0] == 204 || $_[0] == 304;
+    if ($chunks && !$no_body) {
+        begin_packed($head);
+        data($_[2]);
+        return finish();
+    }
     if ($no_body) { put(pack 'NaCN/a*', 5 + length $head, 'W', $flags, $head) }
     elsif (length $_[2] > DATA_MAX) {
         begin_packed($head);
@@ -95,6 +106,12 @@ sub begin_packed {
 # data sends a part of the body, of any length.
 sub data {
     return if $no_body || !length $_[0];
+    return plain(unchunked($_[0])) if $chunks;
+    plain($_[0]);
+}
+
+sub plain {
+    return if !length $_[0];
     if (length $_[0] <= DATA_MAX) { return put(pack 'Naa*', length $_[0], 'd', $_[0]) }
     for (my $at = 0; $at < length $_[0]; $at += DATA_MAX) {
         my $part = substr $_[0], $at, DATA_MAX;
@@ -102,8 +119,37 @@ sub data {
     }
 }
 
+# unchunked takes the bytes of a body out of the chunks that the site's code made
+# of it, as Mojolicious and Plack::Middleware::Chunked do: the proxy makes its
+# own. A body that does not begin like a chunk is none of these, and goes as it
+# is.
+sub unchunked ($bytes) {
+    my $out = '';
+    $chunks->{text} .= $bytes;
+    while (1) {
+        if ($chunks->{left}) {
+            $out .= my $part = substr $chunks->{text}, 0, $chunks->{left}, '';
+            last if $chunks->{left} -= length $part;
+        }
+        if ($chunks->{text} =~ s/\A(?:\r\n)?([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]*)?\r\n//) {
+            $chunks->{begun} = 1;
+            next if $chunks->{left} = hex $1;
+            $chunks->{text} = '';    # the last one; what may follow are trailers
+            last;
+        }
+        if (!$chunks->{begun} && $chunks->{text} !~ /\A[0-9A-Fa-f]{1,8}(?:\z|[ \t;\r])/ || length $chunks->{text} > 1000) {
+            $out .= $chunks->{text};
+            undef $chunks;
+        }
+        last;
+    }
+    return $out;
+}
+
 # finish says that the body is complete.
 sub finish {
+    plain($chunks->{text}) if $chunks && !$chunks->{begun} && !$no_body;    # short, and no chunk
+    undef $chunks;
     put(pack 'NaC', 1, 'l', $flags);
     $state = 'done';
 }

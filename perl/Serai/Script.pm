@@ -305,6 +305,7 @@ sub become ($script, $cgi, $input, $output, @arguments) {
     *0 = \(my $title = $script->{path});
     $^W = $script->{warn};
     $script->enter($cgi, $input, $output);
+    close $_ for $input, $output;    # a child that closes its standard handles must not hold the reply
     select STDOUT;
     @Serai::Override::at_exit = @{ $script->{ends} // [] };
     $script->{code}->();

@@ -195,6 +195,13 @@ subtest 'a forked script sends while it prints' => sub {
     is $c->reply->{body}, 'two', 'the rest';
 };
 
+subtest 'a child that a script leaves behind does not hold the reply' => sub {
+    $d->write('site/cgi-bin/left.cgi', "$P$T if (my \$p = fork) { print \$p; exit } close \$_ for *STDIN, *STDOUT, *STDERR; open my \$f, '<', '../fifo'; <\$f>;");
+    like $c->request(PATH_INFO => '/cgi-bin/left.cgi')->{body}, qr/^\d+$/, 'the reply ends while the child waits';
+    open my $f, '>', "$d->{home}/site/fifo";    # the child opens the other end, and ends
+    close $f;
+};
+
 subtest 'gitweb' => sub {
     my $git = "$d->{home}/repos";
     system "mkdir -p $git && git init -q --bare $git/p.git && cd $git/p.git && t=\$(git hash-object -w -t tree /dev/null) && "

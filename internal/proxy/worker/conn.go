@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -49,7 +50,7 @@ type Conn struct {
 	conn     *net.UnixConn
 	pidfd    *os.File
 	kills    Kills
-	baseline int64
+	baseline atomic.Int64
 	known    bool
 
 	mu   sync.Mutex // orders deadlines against death
@@ -127,7 +128,9 @@ func greet(ctx context.Context, conn *net.UnixConn, t Target, attest Attest) (*C
 	c := &Conn{PID: int(cred.Pid), Launch: launch, Since: time.Now(),
 		conn: conn, pidfd: pidfd, kills: kills,
 		died: make(chan struct{}), gone: make(chan struct{})}
-	c.baseline, c.known = kills()
+	n, known := kills()
+	c.baseline.Store(n)
+	c.known = known
 	if !stop() { // ctx has ended: its deadline may come yet
 		pidfd.Close()
 		return nil, ctx.Err()
@@ -248,11 +251,20 @@ func (c *Conn) KilledForMemory() (killed, known bool) {
 	if !known || !c.known {
 		return false, false
 	}
-	return n > c.baseline, true
+	return n > c.baseline.Load(), true
 }
 
-// Baseline is the number of kills for memory at the hello.
-func (c *Conn) Baseline() (n int64, known bool) { return c.baseline, c.known }
+// Spare notes that one of the kills since the worker's hello was that of
+// another process of its group.
+func (c *Conn) Spare() {
+	if killed, _ := c.KilledForMemory(); killed {
+		c.baseline.Add(1)
+	}
+}
+
+// Baseline is the number of kills for memory at the hello, and of those since
+// that were spared.
+func (c *Conn) Baseline() (n int64, known bool) { return c.baseline.Load(), c.known }
 
 // Quit asks an idle worker to leave, and closes.
 func (c *Conn) Quit() {
