@@ -276,12 +276,9 @@ func (m *Monitor) ended(p *process, status unix.WaitStatus) {
 		if now.Sub(p.Ready) < stable {
 			s.tenant.endedSoon(now)
 		}
-		if status != 0 && now.Sub(p.Ready) < stable {
-			s.Fails++
-			s.RetryAt = now.Add(backoff(s.Fails - 1)) // the first time is forgiven
-		} else {
-			s.Fails = 0
-		}
+		// No back-off: it did load, and one page that crashes its worker must
+		// not keep the others from being served.
+		s.Fails = 0
 	case draining:
 		m.finish(p)
 	}
