@@ -68,7 +68,7 @@ func (c *controller) State(context.Context) (client.Status, error) {
 	st := client.Status{
 		Processes: []client.Process{
 			{Name: "serai-priv", State: "running", PID: os.Getppid()},
-			{Name: "seraid", State: "running", PID: os.Getpid(), Version: versionText()},
+			{Name: "seraid", State: "running", PID: os.Getpid(), Version: serai.Version()},
 			proxy,
 		},
 		Cgroup: cgroupText(c.cfg.CgroupRoot),

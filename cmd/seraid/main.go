@@ -22,7 +22,6 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"syscall"
@@ -39,9 +38,6 @@ import (
 	"serai.dev/serai/internal/sitelog"
 	"serai.dev/serai/internal/store/sqlite"
 )
-
-// version is set by the linker in a release.
-var version = ""
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -110,13 +106,13 @@ func serve(ctx context.Context, cfg *config.Config, conn *privsep.Conn, listener
 	server := api.New(api.Options{
 		Store: st, Controller: &controller{cfg: cfg, rec: rec, logs: logs},
 		Limits:     manifest.Limits{Zygotes: zygotes(cfg), Adopt: cfg.Accounts.Adopt, Prefix: cfg.Accounts.Prefix},
-		CgroupRoot: cfg.CgroupRoot, AdminGID: adminGroup(cfg, log), Version: versionText(), Log: log,
+		CgroupRoot: cfg.CgroupRoot, AdminGID: adminGroup(cfg, log), Version: serai.Version(), Log: log,
 	})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return logs.Run(ctx) })
 	g.Go(func() error { return rec.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx, listener) })
-	log.Info("seraid started", "version", versionText())
+	log.Info("seraid started", "version", serai.Version())
 	err = g.Wait()
 	log.Info("seraid ended")
 	return err
@@ -181,20 +177,4 @@ func raiseFileLimit(log *slog.Logger) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
 		log.Warn("limit of open files not raised", "cause", err)
 	}
-}
-
-func versionText() string {
-	if version != "" {
-		return version
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
-			return "devel " + s.Value[:12]
-		}
-	}
-	return "devel"
 }
