@@ -13,7 +13,7 @@ import (
 )
 
 // ProveDropped is the first thing that an unprivileged process of ours does
-// (seraid, serai-proxy): it gives up for good what could bring power back, for
+// (seraid, serai-proxy, and the helper that empties a home): it gives up for good what could bring power back, for
 // all its threads (no_new_privs, and the tenants' seccomp program), and then
 // proves that it has none. On an error the process must end.
 //

@@ -20,7 +20,10 @@ func Helper(name string) error {
 	switch {
 	case isolate.IsHelper(name):
 		return isolate.Helper(name)
-	case name == account.HelperRemoveHome:
+	case name == account.HelperRemoveHome: // under the tenant's uid, in a tree of the tenant's making
+		if err := isolate.ProveDropped(); err != nil {
+			return err
+		}
 		_, err := account.Helper(name, nil)
 		return err
 	case account.IsHelper(name):
