@@ -216,7 +216,7 @@ func TestFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.get("/")
-	s.await(s.seraid, privsep.EvBreach, 30)
+	s.await(s.seraid, privsep.EvListener, 30)
 	s.write(a, "www/app.psgi", pidApp)
 	if _, err := s.knock(30); err != nil {
 		t.Errorf("after the listener was made anew: %v", err)

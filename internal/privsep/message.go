@@ -64,13 +64,13 @@ const (
 
 // The events.
 const (
-	EvStarted = "started"        // to seraid, proxy: SiteEvent; the main process of a launch has loaded and accepts
-	EvFailed  = "failed"         // to seraid, proxy: SiteEvent with Message and RetryMs: it did not load
-	EvExited  = "exited"         // to seraid, proxy: SiteEvent with Status and Memory: the main process ended
-	EvLogs    = "logs-ready"     // to seraid: SiteRef; a log pipe exists: ask for it
-	EvZygote  = "zygote"         // to seraid: ZygoteEvent; one started, failed or ended
-	EvUpgrade = "upgrade"        // to seraid: UpgradeEvent
-	EvBreach  = "listener-renew" // to seraid: SiteRef; a site's listener was dead and was made anew
+	EvStarted  = "started"        // to seraid, proxy: SiteEvent; the main process of a launch has loaded and accepts
+	EvFailed   = "failed"         // to seraid, proxy: SiteEvent with Message and RetryMs: it did not load
+	EvExited   = "exited"         // to seraid, proxy: SiteEvent with Status and Memory: the main process ended
+	EvLogs     = "logs-ready"     // to seraid: SiteRef; a log pipe exists: ask for it
+	EvZygote   = "zygote"         // to seraid: ZygoteEvent; one started, failed or ended
+	EvUpgrade  = "upgrade"        // to seraid: UpgradeEvent
+	EvListener = "listener-renew" // to seraid: SiteRef; a site's listener was dead and was made anew
 )
 
 // SiteRef names a site by its number.

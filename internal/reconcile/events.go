@@ -68,7 +68,7 @@ func (r *Reconciler) heard(ctx context.Context, e privsep.Event) error {
 			return err
 		}
 		r.siteEvent(ctx, e.Op, s)
-	case privsep.EvLogs, privsep.EvBreach:
+	case privsep.EvLogs, privsep.EvListener:
 		var s privsep.SiteRef
 		if err := e.Decode(&s); err != nil {
 			return err

@@ -128,7 +128,7 @@ func (m *Monitor) renewIfDead(s *site) bool {
 		return false
 	}
 	m.renew(s)
-	m.tell(privsep.EvBreach, privsep.SiteRef{Site: s.Record.Site}, seraid)
+	m.tell(privsep.EvListener, privsep.SiteRef{Site: s.Record.Site}, seraid)
 	m.log.Warn("listener made anew", keySite, s.Record.Site, keyUID, s.Record.UID)
 	return true
 }
