@@ -418,17 +418,17 @@ type worker struct {
 // closes before its hello.
 func (s *server) knock(site uint32) (*worker, error) {
 	s.t.Helper()
-	conn, err := net.Dial("unix", s.cfg.SiteSocket(site))
+	// Before the connect: a hello that comes sooner carries nobody's pid.
+	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1) })
+		return err
+	}}
+	conn, err := dialer.DialContext(s.ctx(), "unix", s.cfg.SiteSocket(site))
 	if err != nil {
 		return nil, err
 	}
 	s.t.Cleanup(func() { conn.Close() })
 	u := conn.(*net.UnixConn)
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1) })
 	u.SetDeadline(time.Now().Add(40 * time.Second))
 	head, oob := make([]byte, 5), make([]byte, 100)
 	n, on, _, _, rerr := u.ReadMsgUnix(head, oob)
