@@ -17,10 +17,20 @@ sub new ($class, @modules) {
     my $r = bless { pids => [], home => '/srv/' . NAME . "-$$", owner => $$, cgroups => [] }, $class;
     make_path($r->{home}, { mode => 0755 });
     chmod 0755, $r->{home};
+    $r->install;
     $r->make_cgroups;
     $r->make_namespaces;
     $r->start(@modules);
     return $r;
+}
+
+# install puts the programs where every account can read them: the checkout may
+# be in /tmp, which sites do not see, or in a home of mode 0700.
+sub install ($r) {
+    $r->{engine} = "$r->{home}/engine";
+    mkdir $r->{engine}, 0755 or die "$r->{engine}: $!";
+    system('cp', '-r', (map { "$Serai::Driver::DIR/$_" } qw(Serai main.pl zygote.pl)), $r->{engine}) == 0 or die "copy the programs";
+    system('chmod', '-R', 'a+rX', $r->{engine}) == 0 or die "make the programs readable";
 }
 
 # make_cgroups makes one in each hierarchy that counts.
@@ -78,7 +88,7 @@ sub start ($r, @modules) {
         POSIX::dup2($high[$_], $_) for 0 .. 6;
         Serai::Sys::close_from(7);
         %ENV = (PATH => '/usr/bin:/bin');
-        exec '/usr/bin/perl', '-I', $Serai::Driver::DIR, "$Serai::Driver::DIR/zygote.pl" or POSIX::_exit(127);
+        exec '/usr/bin/perl', '-I', $r->{engine}, "$r->{engine}/zygote.pl" or POSIX::_exit(127);
     }
     push @{ $r->{pids} }, $pid;
     $r->{zygote} = $pid;
