@@ -67,8 +67,12 @@ func run(m *testing.M) int {
 }
 
 // count numbers the servers of this run: uids, ports, names of accounts and
-// cgroups come from it, so that scripts can run side by side.
-var count atomic.Int32
+// cgroups come from it, so that scripts can run side by side. Whole runs can,
+// on a machine that has the system users already, with another -slot each.
+var (
+	count atomic.Int32
+	slot  = flag.Int("slot", 0, "0 to 9: which of ten hundreds of servers the run takes its numbers from")
+)
 
 func TestScript(t *testing.T) {
 	repo, err := filepath.Abs("../..")
@@ -81,7 +85,7 @@ func TestScript(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
-			s, err := newServer(int(count.Add(1)), repo)
+			s, err := newServer(100**slot+int(count.Add(1)), repo)
 			if err != nil {
 				return err
 			}

@@ -54,8 +54,8 @@ func newServer(n int, repo string) (*server, error) {
 	port := l.Addr().(*net.TCPAddr).Port
 	s := &server{
 		base: base, port: port, load: map[string]*load{},
-		prefix: fmt.Sprintf("st%d-", n), cgroup: fmt.Sprintf("serai-test-r%d", n), firstUID: 1900010000 + 100*n,
-		adoptUID: 1900030000 + 10*n, clients: map[string]*client{},
+		prefix: fmt.Sprintf("st%d-", n), cgroup: fmt.Sprintf("serai-test-r%d", n), firstUID: 1900100000 + 100*n,
+		adoptUID: 1900300000 + 10*n, clients: map[string]*client{},
 	}
 	s.line = sync.NewCond(&s.mu)
 	conf := fmt.Sprintf(`stateDir: %[1]s/state
