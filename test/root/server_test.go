@@ -100,14 +100,14 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 			s.line.Broadcast()
 			s.mu.Unlock()
 		}
+		close(done) // all that it said has been read
+		s.mu.Lock()
+		s.line.Broadcast()
+		s.mu.Unlock()
 	}()
 	go func() {
 		_ = cmd.Wait() // the exit is looked at through ProcessState
 		pw.Close()
-		close(done)
-		s.mu.Lock()
-		s.line.Broadcast()
-		s.mu.Unlock()
 	}()
 	if neg {
 		select {
