@@ -39,7 +39,7 @@ test-rig:
 	test/rig/run
 
 bench:
-	@packaging/install test
+	@packaging/install bench
 	@$(MAKE) --no-print-directory build
 	go run ./bench
 
