@@ -34,6 +34,9 @@ type Perl struct {
 	Startup string            `json:"startup,omitempty"` // run once before the code is loaded
 	Inc     []string          `json:"inc,omitempty"`     // before @INC
 	Preload string            `json:"preload,omitempty"` // name of a zygote set, or "none"
+	// Persistent is whether scripts are compiled once and kept; nil is true.
+	Persistent *bool    `json:"persistent,omitempty"`
+	PerRequest []string `json:"perRequest,omitempty"` // scripts that are not, as files beneath the root
 }
 
 // PreloadNone asks for a fresh perl instead of a zygote.

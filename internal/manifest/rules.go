@@ -96,6 +96,14 @@ func (d *Doc) perl(s *serai.Site, problem reporter) {
 	if p.Preload == "" && !d.Has("spec.perl.preload") {
 		p.Preload = StandardZygote
 	}
+	for _, path := range []string{"spec.perl.persistent", "spec.perl.perRequest"} {
+		if app && d.Has(path) {
+			problem(path, "is about scripts: leave it out beside app")
+		}
+	}
+	if p.Persistent == nil && scripts {
+		p.Persistent = new(true)
+	}
 	for prefix := range s.Spec.Files {
 		if _, both := p.Scripts[prefix]; both {
 			problem(join("spec.files", prefix), "is in perl.scripts too: keep one of them")
@@ -121,6 +129,10 @@ func (d *Doc) size(s *serai.Site, problem reporter) {
 		pair("startup", len(p.Startup))
 		for _, dir := range p.Inc {
 			pair("inc", len(dir))
+		}
+		pair("persistent", 1)
+		for _, file := range p.PerRequest {
+			pair("per-request", len(file))
 		}
 		for prefix, dir := range p.Scripts {
 			pair("script", len(prefix)+1+len(dir))

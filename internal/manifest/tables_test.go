@@ -71,7 +71,7 @@ func TestTableDefaults(t *testing.T) {
 	}{
 		{serai.KindPlan, &serai.Plan{Type: serai.Type{APIVersion: serai.APIVersion}, Spec: serai.DefaultPlanSpec()}, tables[serai.KindPlan]},
 		{serai.KindSite, &serai.Site{Type: serai.Type{APIVersion: serai.APIVersion}, Spec: serai.SiteSpec{
-			Workers: serai.DefaultWorkers(), Perl: &serai.Perl{Preload: StandardZygote}}}, tables[serai.KindSite]},
+			Workers: serai.DefaultWorkers(), Perl: &serai.Perl{Preload: StandardZygote, Persistent: new(true)}}}, tables[serai.KindSite]},
 		{"configuration", DefaultConfig(), configFields},
 	} {
 		text, err := json.Marshal(tt.of)

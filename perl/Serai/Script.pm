@@ -25,19 +25,21 @@ sub is_script ($path) {
     return $start eq '#!';
 }
 
-# new reads and compiles a script. {error} is a sentence where that failed.
-sub new ($class, $path, $name) {
-    my $script = bless { path => $path, name => $name, mode => 'inside', warn => 0 }, $class;
+# new reads and compiles a script. {error} is a sentence where that failed. A
+# reason given is why it must be a process for each request.
+sub new ($class, $path, $name, $why = undef) {
+    my $script = bless { path => $path, name => $name, mode => 'inside', warn => 0, switches => '' }, $class;
     $script->{stat} = stat_of($path);
     if (!open my $file, '<:raw', $path) { $script->{error} = "$name cannot be read: $!: its owner must be allowed to" }
     else {
         local $/;
         my $source = readline($file) // '';
         $script->choose($source);
+        @$script{qw(mode why)} = ('exec', $why) if defined $why;
         $script->compile($source) if $script->{mode} ne 'exec';
     }
-    if ($script->{mode} eq 'exec' && !-x $path) {
-        $script->{error} = "$name must run as a process of its own ($script->{why}) and is not executable: chmod +x $name";
+    if ($script->{mode} eq 'exec' && !$script->{perl} && !-x $path) {
+        $script->{error} = "$name is no Perl program, so it must be executable: chmod +x $name";
     }
     return $script;
 }
@@ -52,9 +54,14 @@ sub choose ($script, $source) {
     my $way = sub ($mode, $why) { @$script{qw(mode why)} = ($mode, $why) };
     my ($line) = $source =~ /\A#!\s*(.*?)\s*$/m;
     my $switches = '';
+    $script->{perl} = 1;
     if (defined $line) {
-        return $way->('exec', 'it is no Perl program') if $line !~ /perl/;
+        if ($line !~ /perl/) {
+            $script->{perl} = 0;
+            return $way->('exec', 'it is no Perl program');
+        }
         ($switches) = $line =~ /perl[0-9.]*\s+(-.*)/ ? $1 : '';
+        $script->{switches} = $switches;
         $script->{warn} = 1 if $switches =~ /\A-\w*w/;
     }
     return $way->('exec', "of the switches $switches") if $switches =~ /[^-w\s]/;
@@ -295,9 +302,11 @@ sub become ($script, $cgi, $input, $output, @arguments) {
     $SIG{$_} = 'DEFAULT' for grep { !/\A__/ && ref $SIG{$_} } keys %SIG;
     @ARGV = @arguments;
     if ($script->{mode} eq 'exec') {
+        # A Perl script that is not executable runs persistently too.
+        my @command = -x $script->{path} ? $script->{path} : ('/usr/bin/perl', split(' ', $script->{switches}), $script->{path});
         %ENV = %$cgi;
         open STDIN, '<&', $input and open STDOUT, '>&', $output and chdir $script->directory
-            and exec { $script->{path} } $script->{path}, @arguments;
+            and exec { $command[0] } @command, @arguments;
         print STDERR "Serai: exec $script->{name}: $!\n";
         POSIX::_exit(127);
     }

@@ -40,20 +40,21 @@ sub serve_by ($site) {
     $LOG->autoflush(1);
     $site->{respond} = sub ($env, $body) {
         my $id = $env->{SERAI_REQUEST} // '';
-        respond($site->{root}, \@dirs, $env, $body, $id);
+        respond($site, \@dirs, $env, $body, $id);
     };
 }
 
 # respond answers one request. No eval is around the run of a forked script: it
 # must see what it would see as a program.
-sub respond ($root, $dirs, $env, $body, $id) {
+sub respond ($site, $dirs, $env, $body, $id) {
+    my $root = $site->{root};
     my ($path, $name, $rest) = find($dirs, $env->{PATH_INFO} // '');
     return Serai::Reply::whole(404, ['Content-Type' => 'text/plain; charset=utf-8'], "404 Not Found\n") if !defined $path;
 
     my $script = $SCRIPTS{$path};
     if (!$script || !$script->current) {
         $script->discard if $script;
-        $script = $SCRIPTS{$path} = Serai::Script->new($path, $path =~ s{\A\Q$root\E/}{}r);
+        $script = $SCRIPTS{$path} = compile($site, $path);
     }
     if (defined $script->{error}) {
         print {$LOG} "Serai: request $id: $script->{error}\n";
@@ -80,6 +81,14 @@ sub respond ($root, $dirs, $env, $body, $id) {
         return Serai::Reply::fail($id, '');
     }
     run_child($script, \%cgi, $result, $id) if ref $result;
+}
+
+# compile makes a script of a file, the way that the manifest and its text say.
+sub compile ($site, $path) {
+    my $name = $path =~ s{\A\Q$site->{root}\E/}{}r;
+    my $why = !$site->{persistent} ? 'spec.perl.persistent is false'
+        : (grep { $_ eq $name } @{ $site->{'per-request'} }) ? 'spec.perl.perRequest names it' : undef;
+    return Serai::Script->new($path, $name, $why);
 }
 
 # find divides a path: (file, SCRIPT_NAME, PATH_INFO), or nothing where no

@@ -12,11 +12,11 @@ use Scalar::Util qw(blessed reftype);
 sub new ($class, $block) {
     my @fields = eval { unpack '(N/a*)*', $block };
     die "the block is no list of names and values\n" if @fields & 1;
-    my %site = (site => '?', script => [], inc => [], env => [], min => 0, max => 1, idle => 300_000, requests => 0);
+    my %site = (site => '?', script => [], 'per-request' => [], inc => [], env => [], persistent => 1, min => 0, max => 1, idle => 300_000, requests => 0);
     while (my ($name, $value) = splice @fields, 0, 2) {
-        die "the block has an unknown field $name\n" if $name !~ /\A(?:site|app|script|startup|inc|env|min|max|idle|requests)\z/;
+        die "the block has an unknown field $name\n" if $name !~ /\A(?:site|app|script|persistent|per-request|startup|inc|env|min|max|idle|requests)\z/;
         if (ref $site{$name}) { push @{ $site{$name} }, $value }
-        elsif ($name =~ /\A(?:min|max|idle|requests)\z/) {
+        elsif ($name =~ /\A(?:persistent|min|max|idle|requests)\z/) {
             die "the block's $name is no number\n" if $value !~ /\A[0-9]{1,12}\z/;
             $site{$name} = $value + 0;
         }

@@ -44,7 +44,8 @@ my @table = (
     ['warn', "$P$T warn 'careful'; print 'ok';", body => 'ok', log => qr/^careful at \S+warn\.cgi line \d\.$/m],
     ['-w', "#!/usr/bin/perl -w\n$T my \$x; my \$y = \"a\$x\"; print \$^W;", body => '1', log => qr/uninitialized value \$x/],
     ['-T', "#!/usr/bin/perl -T\n$T print \${^TAINT};", body => '1', as => 'exec', x => 1],
-    ['-T not executable', "#!/usr/bin/perl -T\n$T", status => 500, body => $page, log => qr/not executable: chmod \+x cgi-bin/],
+    ['-T not executable', "#!/usr/bin/perl -T\n$T print \${^TAINT};", body => '1', as => 'exec'],
+    ['sh not executable', "#!/bin/sh\necho", status => 500, body => $page, log => qr/no Perl program, so it must be executable: chmod \+x cgi-bin/],
     ['DATA', "$P$T print while <DATA>;\n__DATA__\nl1\nl2\n", body => "l1\nl2\n"],
     ['END', "$P$T print while <DATA>;\n__END__\nl1\n}{\n", body => "l1\n}{\n"],
     ['pod to the end', "$P$T print 'ok';\n\n=head1 NAME\n\nx }\n", body => 'ok'],
@@ -179,6 +180,17 @@ subtest 'a changed script' => sub {
     is $c->request(PATH_INFO => '/cgi-bin/hello.cgi')->{status}, 500;
     $d->write('site/cgi-bin/hello.cgi', "$P$T print 'mended';");
     is $c->request(PATH_INFO => '/cgi-bin/hello.cgi')->{body}, 'mended';
+};
+
+subtest 'a process for each request, asked for' => sub {
+    for ([[persistent => 0], 'spec.perl.persistent is false'], [['per-request' => 'cgi-bin/n.cgi'], 'spec.perl.perRequest names it']) {
+        my ($block, $why) = @$_;
+        my $d = Serai::Driver->new(files => { 'cgi-bin/n.cgi' => "${P}package Other; $T print ++\$n;" },
+            block => [script => "/cgi-bin\0cgi-bin", @$block, max => 1, idle => 60000]);
+        is $d->word, 'ready';
+        is $d->request(PATH_INFO => '/cgi-bin/n.cgi')->{body}, 1 for 1 .. 3;
+        is 0 + (() = $d->log =~ /n\.cgi runs in a process of its own for each request: \Q$why\E$/mg), 1, "said once: $why";
+    }
 };
 
 subtest 'a forked script sends while it prints' => sub {

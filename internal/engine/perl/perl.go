@@ -39,6 +39,12 @@ func (Engine) Start(l *privsep.Launch, s *serai.Site) error {
 	for _, prefix := range slices.Sorted(maps.Keys(p.Scripts)) {
 		b.add("script", prefix+"\x00"+p.Scripts[prefix])
 	}
+	if p.Persistent != nil && !*p.Persistent {
+		b.add("persistent", "0")
+	}
+	for _, file := range p.PerRequest {
+		b.add("per-request", file)
+	}
 	if p.Startup != "" {
 		b.add("startup", p.Startup)
 	}
