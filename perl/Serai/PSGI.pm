@@ -10,7 +10,10 @@ use Serai::Reply;
 
 use constant FILE_WHOLE => 256 << 10;    # bytes up to which a file goes out in one frame
 
+use constant GONE => "the client has gone\n";
+
 our $trace;     # where the last die that nothing caught came from
+our $open;      # the writer of the reply that is under way
 
 # serve_by makes the site answer by the application.
 sub serve_by ($site, $app) {
@@ -26,6 +29,7 @@ sub serve_by ($site, $app) {
         'psgi.streaming'       => 1,
         'psgix.input.buffered' => 1,
         'psgix.cleanup'        => 1,
+        'psgix.harakiri'       => 1,
     ];
     # Opening a handle on memory costs more than all else here, so requests
     # without a body share one, as long as nobody changes it.
@@ -41,8 +45,14 @@ sub serve_by ($site, $app) {
         $env->{'psgix.cleanup.handlers'} = my $after = [];
         my $id = $env->{SERAI_REQUEST} // '';
         undef $trace;
-        eval { answer($app->($env)); 1 } or failed($site->{pid}, $label, $id, $@);
+        eval {
+            my $reply = $app->($env);
+            $Serai::Reply::flags = 1 if $env->{'psgix.harakiri.commit'};
+            answer($reply);
+            1;
+        } or failed($site->{pid}, $label, $id, $@);
         clean_up($site->{pid}, $env, $id, $after) if @$after;
+        $site->{parting} = 1 if $env->{'psgix.harakiri.commit'};
     };
     $SIG{__DIE__} = \&note_trace if !$SIG{__DIE__};
 }
@@ -68,17 +78,17 @@ sub answer {
     }
     my $kind = reftype($reply) // '';
     if ($kind eq 'CODE') {
-        my $given;
+        local $open;
         $reply->(sub ($reply) {
-            die "the delayed reply was given twice\n" if $given++;
+            die "the delayed reply was given twice\n" if $Serai::Reply::state ne '';
             die "the delayed reply is no array: " . Serai::Reply::shown($reply) . "\n" if (reftype($reply) // '') ne 'ARRAY';
             return complete($reply) if @$reply == 3;
             die "the delayed reply has " . @$reply . " elements, not 2 or 3\n" if @$reply != 2;
             Serai::Reply::begin($reply->[0], headers($reply->[1]));
-            return bless {}, 'Serai::PSGI::Writer';
+            return $open = bless {}, 'Serai::PSGI::Writer';
         });
-        die "the delayed reply never came\n" if !$given;
-        Serai::Reply::finish() if $Serai::Reply::state eq 'head';
+        die "the delayed reply never came\n" if $Serai::Reply::state eq '';
+        $open->close if $open;
         return;
     }
     return complete($reply) if $kind eq 'ARRAY';
@@ -142,6 +152,7 @@ sub failed ($pid, $label, $id, $error) {
     return if $$ != $pid;
     my $trace = $Serai::PSGI::trace // '';
     $error = defined $error && length $error ? "$error" : 'died without a message';
+    return if $error eq GONE && $Serai::Reply::gone;    # what the writer said, and nobody had to catch
     if ($error =~ /\AWide character/) {
         $error = "a character above 255 in the reply: encode it to bytes first (Encode::encode_utf8)\n";
     }
@@ -162,16 +173,22 @@ sub note_trace {
     $trace = join '', @lines;
 }
 
+# What an application streams by. It is good until it is closed and no longer
+# than its request: one that was kept must not write into another's reply.
 package Serai::PSGI::Writer;
 
 sub write {
-    die "write after close\n" if $_[0]{closed};
-    Serai::Reply::data($_[1]) if defined $_[1];
+    die "write after close\n" if $_[0] != ($open // 0);
+    return if !defined $_[1];
+    Serai::Reply::data($_[1]);
+    die Serai::PSGI::GONE if $Serai::Reply::gone;
     return;
 }
 
 sub close {
-    Serai::Reply::finish() if !$_[0]{closed}++;
+    return if $_[0] != ($open // 0);
+    undef $open;
+    Serai::Reply::finish();
     return;
 }
 

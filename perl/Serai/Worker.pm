@@ -9,6 +9,7 @@ package Serai::Worker;
 #   respond          sub ($env, $body): answers one request by Serai::Reply;
 #                    $body is undef, a reference to bytes, or a handle at 0
 #   static           names and values added to each request's environment
+#   parting          set by the site's code: the worker leaves with its next reply
 
 use v5.36;
 use Errno qw(EINTR EAGAIN ECONNABORTED);
@@ -136,8 +137,10 @@ sub serve ($connection, $site) {
             $Serai::Reply::no_body = $env{REQUEST_METHOD} eq 'HEAD';
             $respond->(\%env, $body);
             POSIX::_exit(0) if $$ != $pid;    # a child that came back instead of ending
+            $site->{left} = $left = 1 if $site->{parting};
             return 'eof' if $Serai::Reply::gone;
-            return 'leave' if $left > 0 && !($site->{left} = --$left);
+            return 'leave' if $Serai::Reply::flags;    # the reply's last frame has said so
+            $site->{left} = --$left if $left > 1;
         }
     }
 }

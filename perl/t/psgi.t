@@ -29,6 +29,8 @@ my %do = (
     '/mib' => sub { [200, $T, ['z' x (1 << 20)]] },
     '/env' => sub { my $e = shift; [200, $T, [join '', map { "$_=$e->{$_}\n" } grep { !ref $e->{$_} } sort keys %$e]] },
     '/psgi' => sub { my $e = shift; [200, $T, [join ',', @{$e->{'psgi.version'}}, map { $e->{"psgi.$_"} ? 1 : 0 } qw(multithread multiprocess run_once nonblocking streaming)]] },
+    '/psgix' => sub { my $e = shift; [200, $T, [join ' ', map { "$_=$e->{$_}" } grep { /^psgix/ && !ref $e->{$_} } sort keys %$e]] },
+    '/rewind' => sub { my $i = $_[0]{'psgi.input'}; read $i, my $a, 3; seek $i, -2, 1; read $i, my $b, 3; seek $i, 0, 2; my $n = tell $i; seek $i, 0, 0; read $i, my $c, 1; [200, $T, ["$a$b$c$n"]] },
     '/scheme' => sub { [200, $T, [$_[0]{'psgi.url_scheme'}]] },
     '/echo' => sub { my $i = $_[0]{'psgi.input'}; my $b = ''; 1 while $i->read($b, 8192, length $b); [200, $T, [$b]] },
     '/echo-twice' => sub { my $i = $_[0]{'psgi.input'}; local $/; my $a = <$i>; seek $i, 0, 0; my $b = <$i>; [200, $T, ["$a|$b"]] },
@@ -112,6 +114,9 @@ my @table = (
     ['/big', 200, 'z' x 3_000_000, frames => 'hdddl'], ['/mib', 200, 'z' x (1 << 20), frames => 'W'],
     ['/env', 200, qr/^HTTP_HOST=shop\.example\.com\nPATH_INFO=\/env\n.*^QUERY_STRING=a%20b\n/ms, env => { QUERY_STRING => 'a%20b' }],
     ['/psgi', 200, '1,1,0,0,0,0,1'],
+    ['/psgix', 200, 'psgix.cleanup=1 psgix.harakiri=1 psgix.input.buffered=1'],    # no psgix.io, logger, session: there is none
+    ['/rewind', 200, 'abcbcda5', env => { REQUEST_METHOD => 'POST', BODY => 'abcde' }],
+    ['/rewind', 200, 'kkkkkkk1500000', env => { REQUEST_METHOD => 'POST', BODY => 'k' x 1_500_000 }],
     ['/scheme', 200, 'http'], ['/scheme', 200, 'https', env => { HTTPS => 'on' }],
     ['/echo', 200, 'x=1&y=2', env => { REQUEST_METHOD => 'POST', BODY => 'x=1&y=2' }],
     ['/echo', 200, '', env => { REQUEST_METHOD => 'POST', BODY => '' }],

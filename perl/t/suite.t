@@ -1,11 +1,13 @@
 # Plack's own suite for PSGI servers, against a worker without a proxy: the
-# proxy's share (reading and writing HTTP) is HTTP::Message::PSGI's here.
+# proxy's share (reading and writing HTTP) is HTTP::Message::PSGI's here. Each
+# part runs bare, and under Plack's check of what a server gives and gets.
 use v5.36;
 use FindBin;
 use lib "$FindBin::Bin/lib", "$FindBin::Bin/..";
 use HTTP::Message::PSGI;
 use HTTP::Response;
 use HTTP::Status ();
+use Plack::Middleware::Lint;
 use Plack::Test::Suite;
 use Socket;
 use Test::More;
@@ -43,6 +45,10 @@ Plack::Test::Suite->runtests(sub ($name, $test, $app) {
         return $response;
     };
     $test->($ask);
+    subtest "$name, with Lint" => sub {
+        $app = Plack::Middleware::Lint->wrap($app);
+        $test->($ask);
+    };
 });
 is $ran, 36, 'the whole suite';
 done_testing;
