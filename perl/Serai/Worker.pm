@@ -173,21 +173,30 @@ sub body ($connection, $buffer) {
             if ($type eq 'E') {
                 substr $$buffer, 0, 5 + $length, '';
                 return \$bytes if !$file;
-                print {$file} $bytes or die "keep a request's body: $!\n";
-                seek $file, 0, 0 or die "keep a request's body: $!\n";
+                keep($file, $bytes);
+                sysseek $file, 0, 0 or die "keep a request's body: $!\n";
                 return $file;
             }
             $bytes .= substr $$buffer, 5, $length;
             substr $$buffer, 0, 5 + $length, '';
             if (length $bytes > BODY_MEMORY) {
                 $file //= temporary();
-                print {$file} $bytes or die "keep a request's body: $!\n";
+                keep($file, $bytes);
                 $bytes = '';
             }
         }
         my $n = sysread $connection, $$buffer, 65536, length $$buffer;
         next if $n || !defined $n && $! == EINTR;
         return undef;
+    }
+}
+
+# keep writes a part of a body in one piece: print would make pieces of 8 KiB.
+sub keep ($file, $bytes) {
+    while (length $bytes) {
+        my $n = syswrite $file, $bytes;
+        if (defined $n) { substr $bytes, 0, $n, '' }
+        elsif ($! != EINTR) { die "keep a request's body: $!\n" }
     }
 }
 

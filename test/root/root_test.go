@@ -122,6 +122,7 @@ func TestScript(t *testing.T) {
 			"send":     cmdSend,
 			"reply":    cmdReply,
 			"hangup":   cmdHangup,
+			"peak":     cmdPeak,
 			"running":  cmdRunning,
 			"accounts": cmdAccounts,
 			"person":   cmdPerson,

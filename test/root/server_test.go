@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"serai.dev/serai"
 	"serai.dev/serai/internal/account"
 	"serai.dev/serai/internal/config"
 )
@@ -33,6 +34,7 @@ type server struct {
 	firstUID, port       int
 	adoptUID             int // the first of ten that are in no range, for accounts to adopt
 	clients              map[string]*client
+	resident             map[string]serai.Bytes // by pid, at `peak reset`
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
