@@ -138,7 +138,7 @@ var siteFields = []Field{
 	{Path: "spec.workers.max", Default: "4", typ: number(1, 1000), Meaning: "requests at once; where it is left out, no more than the plan's workers"},
 	{Path: "spec.workers.idle", Default: "5m", typ: duration(time.Second, day, false), Meaning: "an idle worker is retired after it"},
 	{Path: "spec.workers.requests", Default: "1000", typ: number(0, 1e9), Meaning: "a worker is replaced after so many; 0 is never"},
-	{Path: "spec.workers.size", State: Stored, typ: sizeOrNone(8*mebi, tebi), Meaning: "a worker with more private memory is replaced; 0 is never"},
+	{Path: "spec.workers.size", typ: sizeOrNone(8*mebi, tebi), Meaning: "a worker with more private memory is replaced; 0 is never"},
 	{Path: "spec.workers.timeout", Default: "60s", typ: duration(time.Second, time.Hour, false), Meaning: "of one request in a worker"},
 	{Path: "spec.env", typ: mapOf(envName, envValue, 0, "{APP_MODE: production}"), Meaning: "environment of the code; names with SERAI_ are ours"},
 	{Path: "spec.stopped", Default: "false", typ: boolType, Meaning: "what serai stop and start change; a file that leaves it out changes nothing"},

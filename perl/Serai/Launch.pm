@@ -155,6 +155,7 @@ sub site ($what) {
     # Opened here so that no program that the code starts inherits them.
     open my $listener, '+<&=', LISTENER or give_up(STATUS, "the listener: $!");
     open my $status, '+<&=', STATUS or give_up(STATUS, "the status socket: $!");
+    open my $log, '>&', \*STDERR or give_up(STATUS, "the log: $!");    # the code may replace its own
     push @Serai::Override::at_exit, sub {
         give_up(fileno $status, "the site's code called exit while it was loaded: take the call out") if $$ == $pid && $pid;
     };
@@ -162,13 +163,13 @@ sub site ($what) {
         $site = Serai::Site->new($what->{block});
         $0 = "serai $site->{site}";
         @$site{qw(number launch)} = map { $_ + 0 } @$what{qw(site launch)};
+        @$site{qw(listener status log)} = ($listener, $status, $log);
         $site->set_environment($what->{account}, $what->{home});
         $site->enter($what->{home}, $what->{root});
         $site->load;
         1;
     } or give_up(STATUS, $@);
     $pid = 0;
-    @$site{qw(listener status)} = ($listener, $status);
     send $status, 'ready', MSG_NOSIGNAL;
     if ($site->alone) { Serai::Worker::run($site) }
     else { require Serai::Loaded; Serai::Loaded::run($site) }

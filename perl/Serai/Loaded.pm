@@ -60,6 +60,7 @@ sub run ($site) {
         $SIG{CHLD} = $handler // 'DEFAULT';
         srand;
         $0 = "serai $site->{site} worker";
+        Serai::Worker::begin($site);
         work($site, $connection, $open, $tell);
     }
     Serai::Worker::leave();

@@ -15,6 +15,7 @@ use constant HEAD_MAX => 128 << 10;
 
 our $socket;
 our $flags   = 0;     # 1: the worker leaves after this reply
+our $weight;          # a Serai::Size that shall look before the last frame
 our $state   = 'done';    # '' nothing sent, 'head' begun, 'done' or no request
 our $no_body = 0;     # a reply to HEAD, or one with the status 204 or 304
 our $gone    = 0;     # the connection broke: nothing more can be sent
@@ -72,9 +73,16 @@ sub token ($name, $value) {
     return $TOKEN{$name} = 1;
 }
 
+# weigh decides whether the worker leaves for its size.
+sub weigh {
+    $flags |= $weight->look;
+    undef $weight;
+}
+
 # whole sends all of a reply. $_[2] is the body.
 sub whole {
     my $head = head($_[0], $_[1]);
+    weigh() if $weight;
     $no_body ||= $_[0] == 204 || $_[0] == 304;
     if ($chunks && !$no_body) {
         begin_packed($head);
@@ -150,6 +158,7 @@ sub unchunked ($bytes) {
 sub finish {
     plain($chunks->{text}) if $chunks && !$chunks->{begun} && !$no_body;    # short, and no chunk
     undef $chunks;
+    weigh() if $weight;
     put(pack 'NaC', 1, 'l', $flags);
     $state = 'done';
 }
@@ -158,6 +167,7 @@ sub finish {
 sub abort ($why) {
     utf8::encode($why) if utf8::is_utf8($why);
     $why = substr $why, 0, 1000;
+    weigh() if $weight;
     put(pack 'NaCa*', 1 + length $why, 'a', $flags, $why);
     $state = 'done';
 }

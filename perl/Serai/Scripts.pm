@@ -36,7 +36,7 @@ sub serve_by ($site) {
         die "the directory of scripts $_->[1] does not exist: create it or correct spec.perl.scripts\n" if !-d $_->[1];
     }
     %BASE = %ENV;
-    open $LOG, '>&', \*STDERR or die "copy standard error: $!\n";
+    $LOG = $site->{log};
     $LOG->autoflush(1);
     $site->{respond} = sub ($env, $body) {
         my $id = $env->{SERAI_REQUEST} // '';

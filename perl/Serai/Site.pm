@@ -7,20 +7,25 @@ use v5.36;
 use Cwd ();
 use Scalar::Util qw(blessed reftype);
 
-# new reads a block (docs/reference/zygote-protocol.md) into a site. It dies
-# with a sentence where the block is none.
+# The fields of a block (docs/reference/zygote-protocol.md), numbers with what
+# they are where they are left out.
+my @LIST   = qw(script per-request inc env);
+my %NUMBER = (persistent => 1, min => 0, max => 1, idle => 300_000, requests => 0, size => 0);
+my %TEXT   = map { $_ => 1 } qw(site app startup);
+
+# new reads a block into a site. It dies with a sentence where the block is none.
 sub new ($class, $block) {
     my @fields = eval { unpack '(N/a*)*', $block };
     die "the block is no list of names and values\n" if @fields & 1;
-    my %site = (site => '?', script => [], 'per-request' => [], inc => [], env => [], persistent => 1, min => 0, max => 1, idle => 300_000, requests => 0);
+    my %site = (site => '?', %NUMBER, map { $_ => [] } @LIST);
     while (my ($name, $value) = splice @fields, 0, 2) {
-        die "the block has an unknown field $name\n" if $name !~ /\A(?:site|app|script|persistent|per-request|startup|inc|env|min|max|idle|requests)\z/;
         if (ref $site{$name}) { push @{ $site{$name} }, $value }
-        elsif ($name =~ /\A(?:persistent|min|max|idle|requests)\z/) {
-            die "the block's $name is no number\n" if $value !~ /\A[0-9]{1,12}\z/;
+        elsif (exists $NUMBER{$name}) {
+            die "the block's $name is no number\n" if $value !~ /\A[0-9]{1,15}\z/;
             $site{$name} = $value + 0;
         }
-        else { $site{$name} = $value }
+        elsif ($TEXT{$name}) { $site{$name} = $value }
+        else { die "the block has an unknown field $name\n" }
     }
     die "the block has neither app nor script\n" if !defined $site{app} && !@{ $site{script} };
     return bless \%site, $class;

@@ -5,7 +5,7 @@ package Serai::Worker;
 #
 # A site is a hash: what the block says (Serai::Site) and
 #   number, launch   of the hello
-#   listener, status handles
+#   listener, status, log handles; log is a copy of standard error
 #   respond          sub ($env, $body): answers one request by Serai::Reply;
 #                    $body is undef, a reference to bytes, or a handle at 0
 #   static           names and values added to each request's environment
@@ -18,21 +18,31 @@ use Socket qw(MSG_DONTWAIT);
 use POSIX ();
 use Serai::Override;
 use Serai::Reply;
+use Serai::Size;
 
 use constant {
     VERSION     => 1,
     BODY_MEMORY => 1 << 20,    # a request's body above that many bytes is kept in a file
     FRAME_MAX   => 1 << 20,
     POLLRDHUP   => 0x2000,
+    OOM_SCORE   => 100,        # of 1000 of the cap that a worker counts for more than its loaded process
     O_TMPFILE   => 0x400000 | O_DIRECTORY,
 };
 
 # run serves as the site's only worker until it shall leave.
 sub run ($site) {
+    begin($site);
     while (my $connection = next_connection($site, !$site->{min})) {
         last if serve($connection, $site) ne 'eof';
     }
     leave();
+}
+
+# begin makes this process a worker. Where memory is short the kernel ends it
+# rather than the loaded process, which costs all workers.
+sub begin ($site) {
+    if (open my $score, '>', '/proc/self/oom_score_adj') { syswrite $score, OOM_SCORE }
+    $site->{weight} = Serai::Size->new($site->{size}, $site->{log}) if $site->{size};
 }
 
 # next_connection accepts; it returns nothing when the process shall leave:
@@ -105,6 +115,7 @@ sub serve ($connection, $site) {
     @Serai::Override::at_exit = sub { exited($pid) };
     my ($respond, @static) = ($site->{respond}, @{ $site->{static} // [] });
     my $left = $site->{left} //= $site->{requests} || -1;
+    my $weight = $site->{weight};
     Serai::Reply::put(pack 'NaNNQ>', 16, 'H', VERSION, $site->{number}, $site->{launch});
 
     my $buffer = '';
@@ -134,6 +145,7 @@ sub serve ($connection, $site) {
 
             $Serai::Reply::state   = '';
             $Serai::Reply::flags   = $left == 1 ? 1 : 0;
+            $Serai::Reply::weight  = $weight && $weight->due(\%env);
             $Serai::Reply::no_body = $env{REQUEST_METHOD} eq 'HEAD';
             $respond->(\%env, $body);
             POSIX::_exit(0) if $$ != $pid;    # a child that came back instead of ending

@@ -59,6 +59,7 @@ func (Engine) Start(l *privsep.Launch, s *serai.Site) error {
 	b.add("max", strconv.Itoa(w.Max))
 	b.add("idle", strconv.FormatInt(time.Duration(w.Idle).Milliseconds(), 10))
 	b.add("requests", strconv.Itoa(w.Requests))
+	b.add("size", strconv.FormatInt(int64(w.Size), 10))
 	l.Block = b
 	return nil
 }
