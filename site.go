@@ -50,6 +50,7 @@ type Workers struct {
 	Requests int      `json:"requests"`          // a worker is replaced after so many; 0 is never
 	Size     Bytes    `json:"size,omitempty"`    // a worker with more private memory is replaced; 0 is never
 	Timeout  Duration `json:"timeout,omitempty"` // of one request in a worker
+	Slow     Duration `json:"slow,omitempty"`    // a request that takes longer is told of in the site's log; 0 is none
 }
 
 // DefaultWorkers is what fields that a manifest leaves out are.

@@ -46,15 +46,15 @@ func TestLaunch(t *testing.T) {
 		block  string
 	}{
 		{name: "app", change: func(*serai.Site) {}, zygote: "standard",
-			block: "site alice/shop app app.psgi min 0 max 4 idle 300000 requests 1000 size 0"},
+			block: "site alice/shop app app.psgi min 0 max 4 idle 300000 requests 1000 size 0 slow 0"},
 		{name: "everything", change: func(s *serai.Site) {
 			s.Spec.Perl = &serai.Perl{Scripts: map[string]string{"/cgi-bin": "cgi", "/a": "b"}, Startup: "start.pl", Inc: []string{"lib", "a"}, Preload: "none",
 				Persistent: new(false), PerRequest: []string{"cgi/old.cgi"}}
 			s.Spec.Env = map[string]string{"B": "2=3", "A": "1"}
 			s.Spec.Files = map[string]string{"/static": "public", "/": "docs"}
-			s.Spec.Workers = serai.Workers{Min: 1, Max: 2, Idle: serai.Duration(90e6), Requests: 0, Size: 64 << 20}
+			s.Spec.Workers = serai.Workers{Min: 1, Max: 2, Idle: serai.Duration(90e6), Requests: 0, Size: 64 << 20, Slow: serai.Duration(2e9)}
 		}, zygote: "none", files: []string{"docs", "public"},
-			block: "site alice/shop script /a\x00b script /cgi-bin\x00cgi persistent 0 per-request cgi/old.cgi startup start.pl inc lib inc a env A=1 env B=2=3 min 1 max 2 idle 90 requests 0 size 67108864"},
+			block: "site alice/shop script /a\x00b script /cgi-bin\x00cgi persistent 0 per-request cgi/old.cgi startup start.pl inc lib inc a env A=1 env B=2=3 min 1 max 2 idle 90 requests 0 size 67108864 slow 2000"},
 		{name: "no engine", change: func(s *serai.Site) { s.Spec.Engine = "cobol" }, err: `there is no engine "cobol": use one of perl`},
 		{name: "no code", change: func(s *serai.Site) { s.Spec.Perl.App = "" }, err: "write either app or scripts"},
 		{name: "no block", change: func(s *serai.Site) { s.Spec.Perl = nil }, err: "write either app or scripts"},

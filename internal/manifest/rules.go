@@ -43,6 +43,9 @@ func (d *Doc) rules(speaker string, ps *Problems) {
 		if w := r.Spec.Workers; w.Min > w.Max {
 			problem("spec.workers.min", "%d is more than spec.workers.max, %d: write a smaller one, or a larger max", w.Min, w.Max)
 		}
+		if w := r.Spec.Workers; w.Slow >= w.Timeout && w.Slow > 0 {
+			problem("spec.workers.slow", "%s is not less than spec.workers.timeout, %s: no request lives so long", w.Slow, w.Timeout)
+		}
 		d.size(r, problem)
 	}
 }
@@ -121,7 +124,7 @@ func (d *Doc) size(s *serai.Site, problem reporter) {
 	block, env := 0, 0
 	pair := func(name string, value int) { block += 4 + len(name) + 4 + value }
 	pair("site", len(s.Key().String()))
-	for _, number := range []string{"min", "max", "idle", "requests"} {
+	for _, number := range []string{"min", "max", "idle", "requests", "size", "slow"} {
 		pair(number, 20)
 	}
 	if p := s.Spec.Perl; p != nil {

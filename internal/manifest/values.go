@@ -160,18 +160,23 @@ func duration(min, max time.Duration, whole bool) *valueType {
 	}}
 }
 
-// sizeOrNone is a size that may be 0.
-func sizeOrNone(min, max serai.Bytes) *valueType {
-	t := size(min, max)
+// orNone is a value that may be 0.
+func orNone(t *valueType, none any) *valueType {
 	t.want = "0 for none, or " + t.want
 	some := t.scalar
 	t.scalar = func(s string) (any, error) {
 		if s == "0" {
-			return serai.Bytes(0), nil
+			return none, nil
 		}
 		return some(s)
 	}
 	return t
+}
+
+func sizeOrNone(min, max serai.Bytes) *valueType { return orNone(size(min, max), serai.Bytes(0)) }
+
+func durationOrNone(min, max time.Duration) *valueType {
+	return orNone(duration(min, max, false), serai.Duration(0))
 }
 
 func readCPU(s string) (any, error) {

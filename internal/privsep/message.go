@@ -10,7 +10,12 @@
 // the monitor drops the peer and starts it anew.
 package privsep
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // MaxPacket is the size of the largest packet, in bytes.
 const MaxPacket = 128 << 10
@@ -59,7 +64,8 @@ const (
 	OpRoutes        = "routes"         // [proxy] → {} and that memfd; NotFound before the first set-routes
 	OpFiles         = "files"          // [proxy] FilesRef → {} and an O_PATH descriptor of the directory
 	OpCheckListener = "check-listener" // [proxy] SiteRef → {}; a connect was refused: make the listener anew if it is dead
-	OpKillWorker    = "kill-worker"    // [proxy] WorkerRef → {}; SIGKILL, after the pid was seen in the site's cgroup
+	OpKillWorker    = "kill-worker"    // [proxy] KillWorker → Killed; ends a process that was seen in the site's cgroup
+	OpAskWorker     = "ask-worker"     // [proxy] WorkerRef → {}; has such a process write its stack to the site's log and go on
 )
 
 // The events.
@@ -88,6 +94,32 @@ type WorkerRef struct {
 	Site uint32 `json:"site"`
 	PID  int    `json:"pid"`
 }
+
+// KillWorker ends a process of a site: at once, or, where Ask is set, after it
+// was asked to write its stack to the site's log and to leave, and has had
+// AskTime to do so.
+type KillWorker struct {
+	WorkerRef
+	Ask bool `json:"ask,omitempty"`
+}
+
+// AskTime is how long a worker that was asked has got.
+const AskTime = time.Second
+
+// Killed tells how a process ended. State and Wait are set where it was asked
+// and did not leave by itself: what the kernel said of it then.
+type Killed struct {
+	State string `json:"state,omitempty"` // the letter of proc(5): R S D T t Z
+	Wait  string `json:"wait,omitempty"`  // wait channel: a function of the kernel's, or "0" for none
+}
+
+// The signals that a worker answers, see docs/reference/worker-protocol.md.
+// A worker that has not said hello yet would end of them.
+const (
+	SignalTell  = unix.Signal(44)
+	SignalLeave = unix.Signal(45)
+	SignalNow   = unix.Signal(46)
+)
 
 // FilesRef names an entry of Launch.Files.
 type FilesRef struct {

@@ -197,16 +197,41 @@ func TestTimeout(t *testing.T) {
 	cmd, _ := w.process("hang")
 	w.set(route.Record{Site: rs})
 	_, news := w.seraid()
+	w.monitor.end = privsep.Killed{State: "S", Wait: "pipe_read"}
 	resp, text := w.mustGet("GET", "/slow", "app.test", nil)
 	if resp.StatusCode != 504 || !strings.Contains(text, resp.Header.Get("X-Request-Id")) {
 		t.Errorf("%s %q", resp.Status, text)
 	}
-	if b := receive(t, news).Broken; b == nil || b.Cause != "timeout" || b.Path != "/slow" {
+	if b := receive(t, news).Broken; b == nil || b.Cause != "timeout" || b.Path != "/slow" || b.State != "S" || b.Wait != "pipe_read" {
 		t.Errorf("seraid was told %+v", b)
 	}
 	await(t, "the worker is killed", func() bool { return w.monitor.kills() == 1 })
-	if w.monitor.killed[0] != cmd.Process.Pid {
-		t.Errorf("killed %v, not %d", w.monitor.killed, cmd.Process.Pid)
+	if want := (privsep.KillWorker{WorkerRef: privsep.WorkerRef{Site: 1, PID: cmd.Process.Pid}, Ask: true}); w.monitor.killed[0] != want {
+		t.Errorf("killed %v, not %v", w.monitor.killed, want)
+	}
+}
+
+// TestSlow: a worker is asked once where it is, and the request goes on; one
+// that is quick is not asked.
+func TestSlow(t *testing.T) {
+	w := newWorld(t)
+	rs := w.site(1, "app.test")
+	rs.Workers.Slow = serai.Duration(20 * time.Millisecond)
+	asked := make(chan struct{})
+	w.monitor.onAsked = func() { close(asked) } // twice would panic
+	w.serve(rs, each(func(c *fakeWorker, r *fakeRequest) {
+		if r.env["PATH_INFO"] == "/slow" {
+			<-asked
+		}
+		c.whole(0, head("200"), "done")
+	}))
+	if _, text := w.mustGet("GET", "/slow", "app.test", nil); text != "done" {
+		t.Errorf("%q", text)
+	}
+	rs.Workers.Slow = serai.Duration(time.Hour)
+	w.set(route.Record{Site: rs})
+	if _, text := w.mustGet("GET", "/", "app.test", nil); text != "done" {
+		t.Errorf("%q", text)
 	}
 }
 

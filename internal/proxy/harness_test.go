@@ -229,13 +229,15 @@ type fakeMonitor struct {
 
 	mu        sync.Mutex
 	files     map[privsep.FilesRef]string
-	killed    []int
+	killed    []privsep.KillWorker
+	end       privsep.Killed // of one that was asked
+	onAsked   func()
 	checked   int
 	onChecked func()
 	news      chan struct{}
 }
 
-func (m *fakeMonitor) Call(_ context.Context, op string, args, _ any, _ ...*os.File) ([]*os.File, error) {
+func (m *fakeMonitor) Call(_ context.Context, op string, args, body any, _ ...*os.File) ([]*os.File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch op {
@@ -253,7 +255,13 @@ func (m *fakeMonitor) Call(_ context.Context, op string, args, _ any, _ ...*os.F
 		f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 		return []*os.File{f}, err
 	case privsep.OpKillWorker:
-		m.killed = append(m.killed, args.(privsep.WorkerRef).PID)
+		k := args.(privsep.KillWorker)
+		m.killed = append(m.killed, k)
+		if k.Ask {
+			*body.(*privsep.Killed) = m.end
+		}
+	case privsep.OpAskWorker:
+		m.onAsked()
 	case privsep.OpCheckListener:
 		if m.checked++; m.onChecked != nil {
 			m.onChecked()

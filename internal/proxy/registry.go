@@ -18,8 +18,13 @@ type Upstream struct {
 	Dial func(ctx context.Context, t worker.Target) (*worker.Conn, error)
 	// Socket is the path of a site's listener.
 	Socket func(site uint32) string
-	// Kill ends a process of a site.
+	// Kill ends a process of a site at once.
 	Kill func(site uint32, pid int)
+	// End has a worker write its stack to the site's log and end, and kills it
+	// where it does not. Then it tells done how that went.
+	End func(site uint32, pid int, done func(privsep.Killed))
+	// Ask has a worker write its stack to the site's log and go on.
+	Ask func(site uint32, pid int)
 	// CheckListener makes a site's listener anew if it is dead.
 	CheckListener func(ctx context.Context, site uint32) error
 	Log           *slog.Logger

@@ -20,12 +20,29 @@ type job struct {
 	body     *body
 	req      *worker.Request
 	replayed bool
+	slow     *time.Timer // asks the worker where it is; nil where the site wants no such thing
 }
 
 // done gives back what the request took, once no worker needs it any more.
 func (j *job) done() {
+	j.quick()
 	j.body.close()
 	requests.Put(j.req)
+}
+
+// watch has a worker that takes long write its stack to the site's log.
+func (j *job) watch(c *worker.Conn) {
+	if slow := time.Duration(j.x.site.Workers.Slow); slow > 0 {
+		up, site := j.x.s.up, j.x.site.Number
+		j.slow = time.AfterFunc(slow, func() { up.Ask(site, c.PID) })
+	}
+}
+
+// quick is for when no worker has the request any more.
+func (j *job) quick() {
+	if j.slow != nil {
+		j.slow.Stop()
+	}
 }
 
 // idempotent methods may be written to a second worker.
@@ -53,6 +70,7 @@ func (j *job) try() (again bool) {
 	began = time.Now()
 	timeout := time.Duration(x.site.Workers.Timeout)
 	e := c.Start(j.req, j.body.reader(), j.body.size, timeout)
+	j.watch(c)
 	reply, err := e.Reply()
 	if err != nil {
 		x.worked += time.Since(began)
@@ -93,12 +111,11 @@ func (j *job) failed(c *worker.Conn, e *worker.Exchange, err error) (again bool)
 		detail = f.Err.Error()
 		x.s.log.Warn("worker broke the protocol", "site", x.site.Number, "pid", c.PID, "request", x.id, "cause", f.Err)
 		x.s.up.Kill(x.site.Number, c.PID)
-	case worker.Timeout:
-		x.s.up.Kill(x.site.Number, c.PID)
 	}
 	x.broken(c.PID, f.Cause, killed, detail)
 	j.p.release(c, false)
 	if again {
+		j.quick()
 		e.Settle() // nothing writes the body any more
 		e.Free()
 		j.replayed = true
@@ -289,8 +306,6 @@ func (j *job) cutOff(c *worker.Conn, e *worker.Exchange, err error) {
 	case worker.Protocol:
 		detail = f.Err.Error()
 		j.breach(c, f.Err)
-	case worker.Timeout:
-		x.s.up.Kill(x.site.Number, c.PID)
 	}
 	x.broken(c.PID, f.Cause, killed, detail)
 	j.p.release(c, false)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"serai.dev/serai/internal/privsep"
 	"serai.dev/serai/internal/proxy/worker"
 	"serai.dev/serai/internal/route"
 )
@@ -287,10 +288,18 @@ func (x *exchange) work() {
 }
 
 // broken tells seraid of a request that a worker did not complete. killed is
-// that of route.Broken.
+// that of route.Broken. A worker that took too long is ended first.
 func (x *exchange) broken(pid int, cause worker.Cause, killed, detail string) {
-	x.s.control.broken(route.Broken{Site: x.site.Number, PID: pid, Request: x.id, Method: x.r.Method,
-		Host: x.host, Path: cut(x.r.URL.Path, 1000), Cause: string(cause), Killed: killed, Detail: cut(detail, 1000)})
+	b := route.Broken{Site: x.site.Number, PID: pid, Request: x.id, Method: x.r.Method,
+		Host: x.host, Path: cut(x.r.URL.Path, 1000), Cause: string(cause), Killed: killed, Detail: cut(detail, 1000)}
+	if cause != worker.Timeout {
+		x.s.control.broken(b)
+		return
+	}
+	x.s.up.End(b.Site, pid, func(how privsep.Killed) {
+		b.State, b.Wait = how.State, how.Wait
+		x.s.control.broken(b)
+	})
 }
 
 func cut(s string, n int) string {

@@ -80,7 +80,13 @@ func New(o Options) (*Server, error) {
 		},
 		Socket: o.Socket,
 		Kill: func(site uint32, pid int) {
-			s.background.Go(func() { s.kill(site, pid) })
+			s.background.Go(func() { s.kill(site, pid, false) })
+		},
+		End: func(site uint32, pid int, done func(privsep.Killed)) {
+			s.background.Go(func() { done(s.kill(site, pid, true)) })
+		},
+		Ask: func(site uint32, pid int) {
+			s.background.Go(func() { s.call(privsep.OpAskWorker, privsep.WorkerRef{Site: site, PID: pid}, nil) })
 		},
 		CheckListener: func(ctx context.Context, site uint32) error {
 			_, err := s.monitor.Call(ctx, privsep.OpCheckListener, privsep.SiteRef{Site: site}, nil)
@@ -94,12 +100,19 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) kill(site uint32, pid int) {
+func (s *Server) kill(site uint32, pid int, ask bool) (how privsep.Killed) {
+	s.call(privsep.OpKillWorker, privsep.KillWorker{WorkerRef: privsep.WorkerRef{Site: site, PID: pid}, Ask: ask}, &how)
+	return how
+}
+
+// call asks serai-priv for something to be done with a worker, which may have
+// died meanwhile.
+func (s *Server) call(op string, args, body any) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTime)
 	defer cancel()
-	_, err := s.monitor.Call(ctx, privsep.OpKillWorker, privsep.WorkerRef{Site: site, PID: pid}, nil)
-	if err != nil && serai.KindOf(err) != serai.NotFound { // it has died by itself
-		s.log.Warn("worker not killed", "site", site, "pid", pid, "cause", err)
+	_, err := s.monitor.Call(ctx, op, args, body)
+	if err != nil && serai.KindOf(err) != serai.NotFound {
+		s.log.Warn("worker not reached", "request", op, "worker", args, "cause", err)
 	}
 }
 

@@ -219,9 +219,28 @@ func (r *Reconciler) brokeRequest(ctx context.Context, b route.Broken) {
 	if b.Cause == "timeout" {
 		e.Reason = WorkerTimeout
 		e.Message = fmt.Sprintf("a worker of %s/%s took too long to serve %s", tenant, name, what)
+		if b.State != "" {
+			silent := fmt.Sprintf("did not answer within %v: %s", privsep.AskTime, doing(b.State, b.Wait))
+			e.Message += " and " + silent
+			r.logs.Tell(serai.Key{Kind: serai.KindSite, Tenant: tenant, Name: name},
+				fmt.Sprintf("Serai: request %s took longer than workers.timeout, worker %d %s; it was killed: %s", b.Request, b.PID, silent, what))
+		}
 	}
 	addRequest(e.Fields, b)
 	r.journal.add(e)
+}
+
+// doing says what a process does, in the kernel's words.
+func doing(state, wait string) string {
+	states := map[string]string{"R": "running", "S": "sleeping", "D": "in uninterruptible sleep", "T": "stopped", "t": "traced", "Z": "ended"}
+	text := "state " + printable(state, 10)
+	if word := states[state]; word != "" {
+		text += " (" + word + ")"
+	}
+	if wait == "" || wait == "0" {
+		return text + ", in no wait channel"
+	}
+	return text + ", waits in " + printable(wait, 100)
 }
 
 // fetchLog asks for a site's log pipe, beside everything else.

@@ -26,6 +26,7 @@ type monitor struct {
 	records map[uint32]privsep.Launch
 	routes  *os.File
 	kept    []serai.Key      // log pipes taken over
+	told    []string         // lines added to logs
 	removed map[string]bool  // logs, by tenant: purged?
 	refuse  map[string]error // by op
 	broken  map[uint32]string
@@ -225,6 +226,14 @@ func (m *monitor) with(f func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f()
+}
+
+// Tell implements Logs.
+func (m *monitor) Tell(site serai.Key, line string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.told = append(m.told, site.String()+": "+line)
+	m.bell.ring()
 }
 
 // Keep implements Logs.

@@ -178,3 +178,37 @@ func (p *proxy) count(reset bool) int {
 	}
 	return n
 }
+
+// TestTimeout: a worker that did not answer when its time was over is told of
+// in the site's log too, with what the kernel said; one that did has written
+// there itself.
+func TestTimeout(t *testing.T) {
+	w := newWorld(t)
+	w.create(aPlan(), aTenant("alice"), aSite("alice", "shop", "shop.example.com"))
+	w.start()
+	w.awaitReady(siteKey("alice", "shop"))
+	b := route.Broken{Site: 1, PID: 9, Request: "1f", Method: "GET", Path: "/x", Cause: "timeout"}
+	w.proxy.say(route.FromProxy{Broken: &b})
+	if e := w.awaitEvent(WorkerTimeout); e.Message != `a worker of alice/shop took too long to serve GET /x` {
+		t.Errorf("event %q", e.Message)
+	}
+	b.Path, b.State, b.Wait = "/y", "S", "pipe_read"
+	w.proxy.say(route.FromProxy{Broken: &b})
+	want := "alice/shop: Serai: request 1f took longer than workers.timeout, worker 9 did not answer within 1s: state S (sleeping), waits in pipe_read; it was killed: GET /y"
+	w.await("the log was told", func() bool {
+		w.mon.mu.Lock()
+		defer w.mon.mu.Unlock()
+		return len(w.mon.told) > 0
+	})
+	if w.mon.told[0] != want {
+		t.Errorf("told\n%q, want\n%q", w.mon.told[0], want)
+	}
+	for _, tt := range [][3]string{
+		{"R", "0", "state R (running), in no wait channel"},
+		{"\x1b", "", "state ?, in no wait channel"},
+	} {
+		if got := doing(tt[0], tt[1]); got != tt[2] {
+			t.Errorf("doing(%q, %q) = %q, want %q", tt[0], tt[1], got, tt[2])
+		}
+	}
+}

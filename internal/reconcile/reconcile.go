@@ -43,6 +43,8 @@ type Monitor interface {
 type Logs interface {
 	// Keep reads a log pipe until its end. It does not wait. It takes over the file.
 	Keep(site serai.Key, pipe *os.File)
+	// Tell adds a line of our own. What is in it may be hostile.
+	Tell(site serai.Key, line string)
 	// Remove gives up the logs of a tenant that is gone: they are deleted
 	// where purge is true, else put aside, so that a later tenant of that
 	// name does not see them.

@@ -96,6 +96,10 @@ type Broken struct {
 	Cause   string `json:"cause"`            // died, timeout, protocol
 	Killed  string `json:"killed,omitempty"` // for memory: KilledYes, KilledNo, or "" where that is not known
 	Detail  string `json:"detail,omitempty"`
+	// State and Wait are those of privsep.Killed, of a worker that took too
+	// long and did not leave when it was asked to.
+	State string `json:"state,omitempty"`
+	Wait  string `json:"wait,omitempty"`
 }
 
 // What is known of the end of a worker.

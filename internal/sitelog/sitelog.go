@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -45,7 +46,7 @@ type Logs struct {
 	followers int
 }
 
-// open is a file and how many pipes are copied to it.
+// open is a file and how many write to it.
 type open struct {
 	file
 	users int
@@ -85,12 +86,7 @@ func (l *Logs) Keep(site serai.Key, pipe *os.File) {
 		return
 	}
 	l.pipes[inode] = pipe
-	f := l.files[site]
-	if f == nil {
-		f = &open{file: file{path: l.Path(site)}}
-		l.files[site] = f
-	}
-	f.users++
+	f := l.use(site)
 	l.wg.Go(func() {
 		if err := l.copy(site, pipe, &f.file); err != nil {
 			l.log.Warn("log pipe ended", "site", site.String(), "cause", err)
@@ -99,13 +95,47 @@ func (l *Logs) Keep(site serai.Key, pipe *os.File) {
 		defer l.mu.Unlock()
 		pipe.Close()
 		delete(l.pipes, inode)
-		if f.users--; f.users == 0 {
-			f.close()
-			if l.files[site] == f {
-				delete(l.files, site)
-			}
-		}
+		l.release(site, f)
 	})
+}
+
+// Tell adds a line of our own to the site's log. What is in it may be hostile.
+// It waits for the disk.
+func (l *Logs) Tell(site serai.Key, line string) {
+	var one splitter
+	one.add([]byte(strings.ReplaceAll(line, "\n", " ") + "\n"))
+	text, count := one.take()
+	l.mu.Lock()
+	f := l.use(site)
+	l.mu.Unlock()
+	if err := f.write(text, count); err != nil {
+		l.log.Error("log lines lost", "site", site.String(), "cause", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.release(site, f)
+}
+
+// use gives the file of a site to one more user. l.mu is held.
+func (l *Logs) use(site serai.Key) *open {
+	f := l.files[site]
+	if f == nil {
+		f = &open{file: file{path: l.Path(site)}}
+		l.files[site] = f
+	}
+	f.users++
+	return f
+}
+
+// release closes a file that nobody uses any more. l.mu is held.
+func (l *Logs) release(site serai.Key, f *open) {
+	if f.users--; f.users > 0 {
+		return
+	}
+	f.close()
+	if l.files[site] == f {
+		delete(l.files, site)
+	}
 }
 
 // polled makes a pipe that a deadline works on, and names it by its inode.

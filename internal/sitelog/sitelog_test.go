@@ -364,3 +364,29 @@ func FuzzSplitter(f *testing.F) {
 		}
 	})
 }
+
+// TestTell: a line of our own stands between those of the site, is one line
+// whatever is in it, and is written where no pipe is there.
+func TestTell(t *testing.T) {
+	l, stop := logs(t)
+	l.Tell(shop, "before \x1b[31m\nSerai: forged")
+	w := pipe(t, l, shop)
+	s := follow(t, l, l.Path(shop), 10)
+	if got, want := next(t, s), `before \x1b[31m Serai: forged`; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	fmt.Fprintln(w, "of the site")
+	if got := next(t, s); got != "of the site" {
+		t.Errorf("%q", got)
+	}
+	l.Tell(shop, "after")
+	if got := next(t, s); got != "after" {
+		t.Errorf("%q", got)
+	}
+	w.Close()
+	stop()
+	if l.mu.Lock(); len(l.files) != 0 {
+		t.Errorf("files are left open: %v", l.files)
+	}
+	l.mu.Unlock()
+}

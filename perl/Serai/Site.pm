@@ -10,7 +10,7 @@ use Scalar::Util qw(blessed reftype);
 # The fields of a block (docs/reference/zygote-protocol.md), numbers with what
 # they are where they are left out.
 my @LIST   = qw(script per-request inc env);
-my %NUMBER = (persistent => 1, min => 0, max => 1, idle => 300_000, requests => 0, size => 0);
+my %NUMBER = (persistent => 1, min => 0, max => 1, idle => 300_000, requests => 0, size => 0, slow => 0);
 my %TEXT   = map { $_ => 1 } qw(site app startup);
 
 # new reads a block into a site. It dies with a sentence where the block is none.

@@ -19,6 +19,7 @@ use POSIX ();
 use Serai::Override;
 use Serai::Reply;
 use Serai::Size;
+use Serai::Stack;
 
 use constant {
     VERSION     => 1,
@@ -42,6 +43,8 @@ sub run ($site) {
 # rather than the loaded process, which costs all workers.
 sub begin ($site) {
     if (open my $score, '>', '/proc/self/oom_score_adj') { syswrite $score, OOM_SCORE }
+    require Time::HiRes if $site->{slow};
+    Serai::Stack::answer(@$site{qw(log root)}, $site->{slow} / 1000);
     $site->{weight} = Serai::Size->new($site->{size}, $site->{log}) if $site->{size};
 }
 
@@ -115,7 +118,7 @@ sub serve ($connection, $site) {
     @Serai::Override::at_exit = sub { exited($pid) };
     my ($respond, @static) = ($site->{respond}, @{ $site->{static} // [] });
     my $left = $site->{left} //= $site->{requests} || -1;
-    my $weight = $site->{weight};
+    my ($weight, $slow) = @$site{qw(weight slow)};
     Serai::Reply::put(pack 'NaNNQ>', 16, 'H', VERSION, $site->{number}, $site->{launch});
 
     my $buffer = '';
@@ -147,7 +150,10 @@ sub serve ($connection, $site) {
             $Serai::Reply::flags   = $left == 1 ? 1 : 0;
             $Serai::Reply::weight  = $weight && $weight->due(\%env);
             $Serai::Reply::no_body = $env{REQUEST_METHOD} eq 'HEAD';
+            $Serai::Stack::request = \%env;
+            $Serai::Stack::began   = Time::HiRes::time() if $slow;
             $respond->(\%env, $body);
+            undef $Serai::Stack::request;
             POSIX::_exit(0) if $$ != $pid;    # a child that came back instead of ending
             $site->{left} = $left = 1 if $site->{parting};
             return 'eof' if $Serai::Reply::gone;

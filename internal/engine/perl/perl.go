@@ -60,6 +60,7 @@ func (Engine) Start(l *privsep.Launch, s *serai.Site) error {
 	b.add("idle", strconv.FormatInt(time.Duration(w.Idle).Milliseconds(), 10))
 	b.add("requests", strconv.Itoa(w.Requests))
 	b.add("size", strconv.FormatInt(int64(w.Size), 10))
+	b.add("slow", strconv.FormatInt(time.Duration(w.Slow).Milliseconds(), 10))
 	l.Block = b
 	return nil
 }

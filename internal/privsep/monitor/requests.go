@@ -37,7 +37,8 @@ var requests = map[string]rule{
 	privsep.OpRoutes:        row(proxy, 0, (*Monitor).hasRoutes, (*Monitor).doRoutes),
 	privsep.OpFiles:         row(proxy, 0, (*Monitor).hasFiles, (*Monitor).doFiles),
 	privsep.OpCheckListener: row(proxy, 0, (*Monitor).isSite, (*Monitor).doCheckListener),
-	privsep.OpKillWorker:    row(proxy, 0, (*Monitor).isWorkers, (*Monitor).doKillWorker),
+	privsep.OpKillWorker:    row(proxy, 0, (*Monitor).mayKillWorker, (*Monitor).doKillWorker),
+	privsep.OpAskWorker:     row(proxy, 0, (*Monitor).isWorkers, (*Monitor).doAskWorker),
 }
 
 // The names of the peers are those of their programs.
@@ -460,31 +461,6 @@ func (m *Monitor) doCheckListener(_ *request, a *privsep.SiteRef) (answer, error
 	s := m.Sites[a.Site]
 	m.renewIfDead(s)
 	m.settle(s)
-	return answer{}, nil
-}
-
-func (m *Monitor) isWorkers(a *privsep.WorkerRef) error {
-	if a.PID <= 1 {
-		return serai.Errorf(serai.Invalid, "%d is no pid of a worker", a.PID)
-	}
-	return m.known(a.Site)
-}
-
-// doKillWorker kills what was seen in the site's cgroup after it was held by
-// a pidfd: a number that is used anew in between hits nobody else.
-func (m *Monitor) doKillWorker(_ *request, a *privsep.WorkerRef) (answer, error) {
-	gone := serai.Errorf(serai.NotFound, "%d is no process of site %d", a.PID, a.Site)
-	pidfd, err := unix.PidfdOpen(a.PID, 0)
-	if err != nil {
-		return answer{}, gone
-	}
-	defer unix.Close(pidfd)
-	if !m.cgroups.Contains(m.Sites[a.Site].Record.UID, a.Site, a.PID) {
-		return answer{}, gone
-	}
-	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return answer{}, fmt.Errorf("kill %d: %w", a.PID, err)
-	}
 	return answer{}, nil
 }
 

@@ -154,6 +154,9 @@ func TestRequestsRefuse(t *testing.T) {
 		{"kill for none", proxy, privsep.OpKillWorker, privsep.WorkerRef{Site: 7, PID: 4000000}, 0, "not found"},
 		{"kill init", proxy, privsep.OpKillWorker, privsep.WorkerRef{Site: 1, PID: 1}, 0, "invalid"},
 		{"kill all", proxy, privsep.OpKillWorker, privsep.WorkerRef{Site: 1, PID: -1}, 0, "invalid"},
+		{"ask init to leave", proxy, privsep.OpKillWorker, privsep.KillWorker{WorkerRef: privsep.WorkerRef{Site: 1, PID: 1}, Ask: true}, 0, "invalid"},
+		{"ask for none", proxy, privsep.OpAskWorker, privsep.WorkerRef{Site: 7, PID: 4000000}, 0, "not found"},
+		{"ask init", proxy, privsep.OpAskWorker, privsep.WorkerRef{Site: 1, PID: 1}, 0, "invalid"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, msg := ask(t, m, ends, tt.from, tt.op, tt.args, tt.files)

@@ -48,6 +48,7 @@ type state struct {
 	Tenants   map[uint32]*tenant     `json:"tenants"`
 	Sites     map[uint32]*site       `json:"sites"`
 	Jobs      []*job                 `json:"jobs"`
+	Leaving   []*leaving             `json:"leaving"`
 	Upgrades  []privsep.UpgradeEvent `json:"upgrades"` // to be told after the exec
 }
 
@@ -204,6 +205,9 @@ func (s *state) eachFD(f func(*fd)) {
 	}
 	for _, j := range s.Jobs {
 		f(&j.Out)
+	}
+	for _, l := range s.Leaving {
+		f(&l.Pidfd)
 	}
 }
 

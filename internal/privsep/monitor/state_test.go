@@ -90,6 +90,7 @@ func TestStateRoundTrip(t *testing.T) {
 	m, _ := deskMonitor(t)
 	m.Sites[1].Processes = []*process{{Leaf: 3, Phase: draining, PID: 77, Due: time.Now(), Waiter: &waiter{seraid, 1, 9}, site: m.Sites[1]}}
 	m.Jobs = []*job{{Name: "create-account", Input: json.RawMessage(`{"uid":1}`)}}
+	m.Leaving = []*leaving{{Waiter: waiter{proxy, 1, 9}, PID: 78, Due: time.Now()}}
 	m.Peers[seraid].Out = []packet{{Data: []byte("later")}}
 	text, err := json.Marshal(m.state)
 	if err != nil {

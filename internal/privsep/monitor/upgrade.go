@@ -187,6 +187,9 @@ func (m *Monitor) watchAll() error {
 			m.poll.at(j.Due, j)
 		}
 	}
+	for _, l := range m.Leaving {
+		errs = append(errs, m.watchLeaving(l))
+	}
 	for _, s := range m.Sites {
 		for _, p := range s.Processes {
 			if p.PID != 0 {

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	"serai.dev/serai"
+	"serai.dev/serai/internal/privsep"
+)
+
+// stuckApp says where it is, and stays there.
+const stuckApp = `sub {
+    my $how = $_[0]{PATH_INFO};
+    if ($how eq '/deaf') { POSIX::sigprocmask(POSIX::SIG_BLOCK(), POSIX::SigSet->new(45, 46)) }
+    print STDERR "in $how\n";
+    sleep 60 while $how ne '/regex';
+    ('a' x 60) =~ /^(?:(a+)\1?)+[bc]/;
+};`
+
+// A worker that takes too long is asked to leave. What the kernel says of one
+// that does not is told; nothing else waits meanwhile.
+func TestWorkersAreAsked(t *testing.T) {
+	s := newServer(t)
+	s.start()
+	a := s.tenant(1, privsep.Tenant{Memory: 256 << 20, CPU: 2000, Processes: 50})
+	s.write(a, "www/app.psgi", stuckApp)
+	s.ask(privsep.OpSetSite, launch(1, a, 1, "app", "app.psgi", "max", "8"), nil)
+	stuck := func(path string) (w *worker, log io.Reader) {
+		t.Helper()
+		w, err := s.knock(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files, err := s.seraid.Call(s.ctx(), privsep.OpLogs, privsep.SiteRef{Site: 1}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { files[0].Close() })
+		go w.get(path)
+		buf := make([]byte, 4096)
+		if n, err := files[0].Read(buf); err != nil || string(buf[:n]) != "in "+path+"\n" {
+			t.Fatalf("log %q, %v", buf[:n], err)
+		}
+		return w, files[0]
+	}
+	end := func(pid int) (how privsep.Killed) {
+		t.Helper()
+		if _, err := s.proxy.Call(s.ctx(), privsep.OpKillWorker, privsep.KillWorker{WorkerRef: privsep.WorkerRef{Site: 1, PID: pid}, Ask: true}, &how); err != nil {
+			t.Fatalf("kill-worker: %v", err)
+		}
+		if alive(pid) {
+			t.Errorf("%d lives", pid)
+		}
+		return how
+	}
+	for _, path := range []string{"/sleep", "/regex"} {
+		w, log := stuck(path)
+		if how := end(w.pid); how != (privsep.Killed{}) {
+			t.Errorf("%s: %+v, want an answer", path, how)
+		}
+		buf := make([]byte, 4096)
+		n, err := log.Read(buf)
+		if want := fmt.Sprintf("worker %d ends: GET %s\n    app.psgi:", w.pid, path); err != nil || !strings.Contains(string(buf[:n]), want) {
+			t.Errorf("%s: log %q, %v", path, buf[:n], err)
+		}
+	}
+
+	deaf, _ := stuck("/deaf")
+	asked := make(chan privsep.Killed)
+	go func() { asked <- end(deaf.pid) }()
+	if s.phase(1, "running"); !alive(deaf.pid) {
+		t.Error("it was killed at once")
+	}
+	if how := <-asked; how.State != "S" || !strings.Contains(how.Wait, "nanosleep") {
+		t.Errorf("one that does not hear: %+v", how)
+	}
+	stopped, _ := stuck("/sleep")
+	unix.Kill(stopped.pid, unix.SIGSTOP)
+	if how := end(stopped.pid); how.State != "T" {
+		t.Errorf("one that was stopped: %+v", how)
+	}
+
+	w, _ := stuck("/sleep")
+	for _, pid := range []int{os.Getpid(), s.cmd.Process.Pid, s.seraid.pid} {
+		_, err := s.proxy.Call(s.ctx(), privsep.OpAskWorker, privsep.WorkerRef{Site: 1, PID: pid}, nil)
+		if serai.KindOf(err) != serai.NotFound {
+			t.Errorf("ask-worker %d: %v", pid, err)
+		}
+	}
+	if _, err := s.proxy.Call(s.ctx(), privsep.OpAskWorker, privsep.WorkerRef{Site: 1, PID: w.pid}, nil); err != nil || !alive(w.pid) {
+		t.Errorf("ask-worker: %v", err)
+	}
+	s.stop()
+	s.nothingLeft()
+}

@@ -1,0 +1,69 @@
+package Serai::Stack;
+
+# Where a worker is: the answer to the three signals of
+# docs/reference/worker-protocol.md. Arguments of calls are never written: they
+# may be secret.
+#
+# Perl keeps a signal until it begins its next statement: so it goes on unharmed,
+# but the line may be the one after that where the time went, and a regular
+# expression or a library in C is not interrupted. NOW is heard in the middle of
+# whatever Perl does. That is safe only where it waits in the kernel, else one in
+# some thirty breaks: it comes where nothing is to go on, and to one that waits or
+# has not heard LEAVE.
+
+use v5.36;
+use POSIX ();
+
+use constant { TELL => 'NUM44', LEAVE => 'NUM45', NOW => 46 };
+use constant { FRAMES => 50, LINE => 300, PIECE => 4096 };    # PIECE is what a pipe takes in one
+
+our $request;    # environment of the request under way
+our $began;      # when it came, where the site wants to know of slow ones
+
+# answer makes this process answer the signals. slow is in seconds: a request
+# that came less than half of that ago is not the one meant.
+sub answer ($log, $root, $slow) {
+    my $pid = $$;
+    $SIG{ +TELL } = sub {
+        return if $$ != $pid || !$request || !defined $began;
+        my $seconds = Time::HiRes::time() - $began;
+        report($log, $root, sprintf 'is slow, worker %d has had it for %.1f s', $pid, $seconds) if $seconds >= $slow / 2;
+    };
+    my $leave = sub {
+        return if $$ != $pid;
+        report($log, $root, "took longer than workers.timeout, worker $pid ends") if $request;
+        POSIX::_exit(1);
+    };
+    $SIG{ +LEAVE } = $leave;
+    POSIX::sigaction(NOW, POSIX::SigAction->new($leave, POSIX::SigSet->new)) or warn "Serai: sigaction: $!\n";
+}
+
+# report writes which request it is, and the callers of the handler.
+sub report ($log, $root, $what) {
+    local ($!, $@);
+    my ($id, $method, $uri) = map { $_ // '-' } @$request{qw(SERAI_REQUEST REQUEST_METHOD REQUEST_URI)};
+    my $text = line("Serai: request $id $what: $method $uri");
+    my $frames = 0;
+    for (my $i = 2; my ($package, $file, $line) = caller $i; $i++) {    # 1 is an eval of perl itself
+        last if $frames && $package =~ /\ASerai::(?:PSGI|Scripts?|Worker)\z/;
+        if (++$frames > FRAMES) { $text .= "    and what has called it\n"; last }
+        $file =~ s/\A\Q$root\E\///;
+        $file = '...' . substr $file, -200 if length $file > 200;
+        $text .= line("    $file:$line " . name((caller $i + 1)[3]));
+    }
+    while ($text =~ /(.{1,@{[PIECE - 1]}}\n)/gs) { syswrite $log, $1 }
+}
+
+# name is a sub as its author knows it: scripts are compiled into packages of ours.
+sub name ($sub) {
+    return 'main program' if !defined $sub || $sub =~ /\ASerai::Script::S[0-9]+::serai_main\z/;
+    return $sub =~ s/\ASerai::Script::S[0-9]+::/main::/r;
+}
+
+# line makes one line of the log, whatever the text.
+sub line ($text) {
+    $text =~ s/([^ -~])/sprintf '\\x{%x}', ord $1/ge;
+    return (length $text > LINE ? substr($text, 0, LINE) . ' [cut]' : $text) . "\n";
+}
+
+1;
