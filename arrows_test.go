@@ -77,8 +77,19 @@ var arrows = []struct {
 	{
 		of: []string{"./cmd/serai"},
 		never: []string{"database/sql", "modernc.org/sqlite", "./internal/store/sqlite", "./internal/api", "./internal/reconcile",
-			"./internal/privsep/monitor", "./internal/proxy"},
-		why: "the command line comes through the API like everybody",
+			"./internal/privsep/monitor"},
+		why: "the command line comes through the API like everybody; what it runs itself, by serai dev, has no power",
+	},
+	{
+		of:    []string{"./client", "./internal/api", "./internal/reconcile", "./cmd/seraid", "./cmd/serai-priv", "./cmd/serai-proxy"},
+		never: []string{"./internal/dev"},
+		why:   "serai dev is for the author's own computer: no server is made of it",
+	},
+	{
+		of: []string{"./internal/dev"},
+		never: []string{"database/sql", "./client", "./internal/api", "./internal/store", "./internal/reconcile", "./internal/manifest",
+			"./internal/privsep/monitor", "./internal/isolate", "./internal/cgroup", "./internal/account"},
+		why: "serai dev runs a site without store, API and privilege",
 	},
 	{
 		of:    []string{"./internal/store"},

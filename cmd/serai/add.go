@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -57,7 +58,7 @@ mappings are NAME=VALUE and may be repeated.`, noun(kind)),
 		} else if serai.KindOf(err) != serai.NotFound {
 			return err
 		}
-		text, err := values.manifest(cmd, key)
+		text, err := document(key, values.spec(cmd))
 		if err != nil {
 			return err
 		}
@@ -89,11 +90,12 @@ type specFlag struct {
 
 type specValues []*specFlag
 
-// specFlags makes a flag of every field that has a value and is built.
-func specFlags(cmd *cobra.Command, kind string) (flags specValues) {
+// specFlags makes a flag of every field that has a value and is built, but for
+// those named.
+func specFlags(cmd *cobra.Command, kind string, but ...string) (flags specValues) {
 	for _, f := range manifest.Fields(kind) {
 		name, ok := strings.CutPrefix(f.Path, "spec.")
-		if !ok || f.Type() == "group" || f.State == manifest.Later {
+		if !ok || f.Type() == "group" || f.State == manifest.Later || slices.Contains(but, name) {
 			continue
 		}
 		s := &specFlag{field: f, name: name}
@@ -114,8 +116,8 @@ func specFlags(cmd *cobra.Command, kind string) (flags specValues) {
 	return flags
 }
 
-// manifest writes the document that the flags stand for. JSON is YAML too.
-func (flags specValues) manifest(cmd *cobra.Command, key serai.Key) (string, error) {
+// spec is what the flags stand for.
+func (flags specValues) spec(cmd *cobra.Command) map[string]any {
 	spec := map[string]any{}
 	for _, s := range flags {
 		if !cmd.Flags().Changed(s.name) {
@@ -137,6 +139,11 @@ func (flags specValues) manifest(cmd *cobra.Command, key serai.Key) (string, err
 	if _, ok := spec["perl"]; ok && spec["engine"] == nil {
 		spec["engine"] = "perl"
 	}
+	return spec
+}
+
+// document writes a manifest. JSON is YAML too.
+func document(key serai.Key, spec map[string]any) (string, error) {
 	meta := map[string]string{"name": key.Name}
 	if key.Tenant != "" {
 		meta["tenant"] = key.Tenant

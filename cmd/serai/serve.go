@@ -90,13 +90,18 @@ func (s *settings) load(cmd *cobra.Command) (*config.Config, error) {
 	if len(ps) == 0 {
 		return cfg, ownLibexec(cfg)
 	}
+	return nil, mistakes(ps, "the configuration has")
+}
+
+// mistakes is the error of a file that was read here, not by the server.
+func mistakes(ps manifest.Problems, what string) error {
 	wrong := make(client.Problems, len(ps))
 	for i, p := range ps {
 		wrong[i] = client.Problem{File: p.File, Line: p.Line, Column: p.Column, Path: p.Path, Message: p.Msg}
 	}
-	e := serai.Errorf(serai.Invalid, "the configuration has %s", count(len(ps), "mistake", "mistakes"))
+	e := serai.Errorf(serai.Invalid, "%s %s", what, count(len(ps), "mistake", "mistakes"))
 	e.Err = wrong
-	return nil, e
+	return e
 }
 
 // ownLibexec prefers the serai-priv that lies beside this program to the one of

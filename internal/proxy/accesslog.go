@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -38,7 +39,8 @@ type accessLog struct {
 	dir    string
 	format func([]byte, *entry) []byte
 	log    *slog.Logger
-	size   int64 // at which a file is rotated
+	size   int64     // at which a file is rotated
+	all    io.Writer // instead of files; nil where there are files
 
 	mu    sync.Mutex
 	files map[string]*logFile // by path below dir, without extension
@@ -67,6 +69,12 @@ func newAccessLog(dir string, format func([]byte, *entry) []byte, log *slog.Logg
 
 // write adds an entry to a site's log. tenant is empty for unknown hosts.
 func (a *accessLog) write(tenant, site string, e *entry) {
+	if a.all != nil {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.all.Write(a.format(nil, e)) // one who does not read it gets none
+		return
+	}
 	name := unknownLog
 	if tenant != "" {
 		name = filepath.Join(tenant, site)

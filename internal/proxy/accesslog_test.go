@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"serai.dev/serai/internal/route"
 )
 
 func TestAccessLog(t *testing.T) {
@@ -44,6 +47,10 @@ func TestLogFormats(t *testing.T) {
 	if got := string(combined(nil, hostileEntry)); got != want {
 		t.Errorf("combined:\n%s\nwant\n%s", got, want)
 	}
+	want = `01:46:40 GET /\x22 200 1\x0a127.0.0.1 - - \x5c\x1b[2J\xff 200, 5 bytes, 1000.000 ms, aborted` + "\n"
+	if got := string(short(nil, hostileEntry)); got != want {
+		t.Errorf("short:\n%s\nwant\n%s", got, want)
+	}
 	line := jsonLine(nil, hostileEntry)
 	var got map[string]any
 	if err := json.Unmarshal(line, &got); err != nil || strings.Count(string(line), "\n") != 1 {
@@ -51,6 +58,36 @@ func TestLogFormats(t *testing.T) {
 	}
 	if got["workerMs"] != 2.5 || got["aborted"] != true || got["status"] != 200.0 {
 		t.Errorf("%s", line)
+	}
+}
+
+// TestAccessInOnePlace: the lines of all sites, at once, and no file.
+func TestAccessInOnePlace(t *testing.T) {
+	all, dir := new(syncBuffer), t.TempDir()
+	a := newAccessLog(dir, short, slog.New(slog.DiscardHandler))
+	a.all = all
+	a.write("alice", "shop", hostileEntry)
+	a.write("", "", hostileEntry)
+	if got := strings.Count(all.String(), "aborted\n"); got != 2 {
+		t.Errorf("%d lines:\n%s", got, all)
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) > 0 {
+		t.Errorf("%d files, %v", len(files), err)
+	}
+}
+
+// TestBefore: a request waits for what is to be done before it, and finds what
+// that has changed.
+func TestBefore(t *testing.T) {
+	w := newWorld(t)
+	w.serve(w.site(1, "app.test"), echo)
+	w.server.before = func(context.Context) {
+		rs := w.site(1, "app.test")
+		rs.Closed = "closed before it came"
+		w.set(route.Record{Site: rs})
+	}
+	if resp, text := w.mustGet("GET", "/", "app.test", nil); resp.StatusCode != 503 || !strings.Contains(text, "closed before it came") {
+		t.Errorf("%s\n%s", resp.Status, text)
 	}
 }
 

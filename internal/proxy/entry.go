@@ -29,7 +29,7 @@ type entry struct {
 }
 
 // Formats are the forms of an access log that can be asked for.
-var Formats = map[string]func([]byte, *entry) []byte{"combined": combined, "json": jsonLine}
+var Formats = map[string]func([]byte, *entry) []byte{"combined": combined, "json": jsonLine, "short": short}
 
 // combined is Apache's "combined" format, then host, id, and the milliseconds
 // in queue, in workers and in all; a last word "aborted" where it was.
@@ -63,6 +63,21 @@ func combined(b []byte, e *entry) []byte {
 	}
 	if e.Aborted {
 		b = append(b, " aborted"...)
+	}
+	return append(b, '\n')
+}
+
+// short is for a terminal: time, method, target, status, bytes, milliseconds.
+func short(b []byte, e *entry) []byte {
+	b = e.Time.AppendFormat(b, "15:04:05 ")
+	b = escape(b, e.Method)
+	b = append(b, ' ')
+	b = escape(b, e.Target)
+	b = fmt.Appendf(b, " %d, %d bytes, ", e.Status, e.Bytes)
+	b = appendMillis(b, e.Total)
+	b = append(b, " ms"...)
+	if e.Aborted {
+		b = append(b, ", aborted"...)
 	}
 	return append(b, '\n')
 }

@@ -62,6 +62,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c, ok := r.Context().Value(clientKey{}).(*clientConn); ok {
 		c.serving.Store(true)
 	}
+	if s.before != nil {
+		s.before(r.Context())
+	}
 	x.remote, x.remotePort = splitAddr(r.RemoteAddr)
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(interface{ String() string }); ok {
 		_, x.port = splitAddr(local.String())

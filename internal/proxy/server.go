@@ -32,7 +32,8 @@ type Monitor interface {
 	Call(ctx context.Context, op string, args, body any, files ...*os.File) ([]*os.File, error)
 }
 
-// Options are what a Server needs. All are required.
+// Options are what a Server needs. All are required but the last two, of which
+// a server on its author's own computer makes use.
 type Options struct {
 	SpoolDir  string                   // for bodies and replies that are larger than their buffers
 	AccessDir string                   // of the access logs
@@ -42,6 +43,9 @@ type Options struct {
 	Monitor   Monitor
 	Grace     time.Duration // for requests under way when the server is to end
 	Log       *slog.Logger
+
+	Access io.Writer                 // gets the lines of all access logs as they come; AccessDir is not used
+	Before func(ctx context.Context) // is called before each request, which waits for it
 }
 
 // A Server is the front proxy. Make it with New.
@@ -54,6 +58,7 @@ type Server struct {
 	access   *accessLog
 	control  *control
 	grace    time.Duration
+	before   func(context.Context)
 	log      *slog.Logger
 
 	table      atomic.Pointer[table] // nil before the first routes
@@ -72,8 +77,9 @@ func New(o Options) (*Server, error) {
 	if format == nil {
 		return nil, serai.Errorf(serai.Invalid, "there is no log format %q: use combined or json", o.Format)
 	}
-	s := &Server{monitor: o.Monitor, grace: o.Grace, log: o.Log,
+	s := &Server{monitor: o.Monitor, grace: o.Grace, before: o.Before, log: o.Log,
 		spool: newSpool(o.SpoolDir), access: newAccessLog(o.AccessDir, format, o.Log)}
+	s.access.all = o.Access
 	s.up = &Upstream{
 		Dial: func(ctx context.Context, t worker.Target) (*worker.Conn, error) {
 			return worker.Dial(ctx, t, o.Attest)

@@ -146,10 +146,11 @@ sub serve_or_exec ($order) {
 }
 
 # site loads the code and serves it. What it takes: account, home, root,
-# block, site (number) and launch.
+# block, site (number) and launch; dev where the site is run for its author.
 sub site ($what) {
     require Serai::Site;
     require Serai::Worker;
+    require Serai::Dev if $what->{dev};
     my $site;
     my $pid = $$;
     # Opened here so that no program that the code starts inherits them.
@@ -160,7 +161,7 @@ sub site ($what) {
         give_up(fileno $status, "the site's code called exit while it was loaded: take the call out") if $$ == $pid && $pid;
     };
     eval {
-        $site = Serai::Site->new($what->{block});
+        $site = ($what->{dev} ? 'Serai::Dev' : 'Serai::Site')->new($what->{block});
         $0 = "serai $site->{site}";
         @$site{qw(number launch)} = map { $_ + 0 } @$what{qw(site launch)};
         @$site{qw(listener status log)} = ($listener, $status, $log);

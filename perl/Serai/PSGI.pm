@@ -158,7 +158,7 @@ sub failed ($pid, $label, $id, $error) {
     }
     $error .= "\n" if $error !~ /\n\z/;
     print STDERR "Serai: request $id failed in $label: $error$trace";
-    eval { Serai::Reply::fail($id, "failed in $label"); 1 } or print STDERR "Serai: $@";
+    eval { Serai::Reply::fail($id, "failed in $label", "$error$trace"); 1 } or print STDERR "Serai: $@";
 }
 
 # note_trace is called with each die. Where no eval but the server's own will

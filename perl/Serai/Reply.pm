@@ -19,6 +19,7 @@ our $weight;          # a Serai::Size that shall look before the last frame
 our $state   = 'done';    # '' nothing sent, 'head' begun, 'done' or no request
 our $no_body = 0;     # a reply to HEAD, or one with the status 204 or 304
 our $gone    = 0;     # the connection broke: nothing more can be sent
+our $explain;         # in `serai dev`: sub ($what, $text) answers with a page on an error
 our $chunks;          # of a body that the site's code has chunked itself: what is known of them
 
 my %TOKEN;            # header names seen to be tokens
@@ -173,10 +174,12 @@ sub abort ($why) {
 }
 
 # fail answers with the plain page for an error of the site's code, or breaks
-# the reply off where its head has gone. The log has been told before.
-sub fail ($id, $why) {
+# the reply off where its head has gone. The log has been told before, which is
+# where the error goes.
+sub fail ($id, $why, $error = '') {
     return if $state eq 'done';
     return abort($why) if $state eq 'head';
+    return $explain->($why, $error) if $explain;
     $id = '' if $id !~ /\A[!-~]{1,100}\z/;
     whole(500, ['Content-Type' => 'text/plain; charset=utf-8'],
         "500 Internal Server Error\n\nThe site's code failed on this request; its log says why.\n"

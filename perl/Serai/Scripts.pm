@@ -31,7 +31,7 @@ our $LOG;           # a copy of standard error, which a script may replace
 # serve_by makes the site answer by its scripts.
 sub serve_by ($site) {
     my @dirs = sort { length $b->[0] <=> length $a->[0] }
-        map { my ($prefix, $dir) = split /\0/, $_, 2; [$prefix =~ s{/+\z}{}r, "$site->{root}/$dir"] } @{ $site->{script} };
+        map { my ($prefix, $dir) = split /\0/, $_, 2; [$prefix =~ s{/+\z}{}r, "$site->{root}/$dir" =~ s{/\.\z}{}r] } @{ $site->{script} };
     for (@dirs) {
         die "the directory of scripts $_->[1] does not exist: create it or correct spec.perl.scripts\n" if !-d $_->[1];
     }
@@ -58,7 +58,7 @@ sub respond ($site, $dirs, $env, $body, $id) {
     }
     if (defined $script->{error}) {
         print {$LOG} "Serai: request $id: $script->{error}\n";
-        return Serai::Reply::fail($id, '');
+        return Serai::Reply::fail($id, "$script->{name} does not compile", $script->{error});
     }
     if ($script->{why} && ($SAID{$path} // '') ne $script->{why}) {
         $SAID{$path} = $script->{why};
@@ -78,7 +78,7 @@ sub respond ($site, $dirs, $env, $body, $id) {
     if (!$result) {
         return if $Serai::Reply::gone;
         print {$LOG} "Serai: request $id: $script->{name}: $@";
-        return Serai::Reply::fail($id, '');
+        return Serai::Reply::fail($id, "$script->{name} failed", $@);
     }
     run_child($script, \%cgi, $result, $id) if ref $result;
 }
@@ -141,7 +141,7 @@ sub run_inside ($script, $cgi, $input, $id) {
     if (defined $error) {
         $error .= "\n" if $error !~ /\n\z/;
         print {$LOG} "Serai: request $id: $script->{name} died: $error";
-        return Serai::Reply::fail($id, '') || 1 if !-s $output;
+        return Serai::Reply::fail($id, "$script->{name} died", $error) || 1 if !-s $output;
     }
     sysseek $output, 0, 0;
     Serai::CGI::relay($output);
@@ -175,7 +175,7 @@ sub run_child ($script, $cgi, $pipe, $id) {
     if ($pid) { 1 while waitpid($pid, 0) == -1 && $! == EINTR }
     return if $ok || $Serai::Reply::gone;
     print {$LOG} "Serai: request $id: $script->{name}: $why";
-    Serai::Reply::fail($id, $why);
+    Serai::Reply::fail($id, "$script->{name} failed", $why);
 }
 
 1;

@@ -103,6 +103,7 @@ sub run_file ($site, $file) {
     $0 = $title;
     if (defined $error && (ref $error || length $error)) {
         print STDERR "Serai: $file did not load: $error" . ("$error" =~ /\n\z/ ? '' : "\n");
+        $site->{error} = "$error";
         die sentence("$error", $site->{root}, $file) . "\n";
     }
     die "$file cannot be read: $why: its owner must be allowed to (chmod u+r $file)\n" if !defined $value && !-r $path;

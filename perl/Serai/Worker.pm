@@ -98,11 +98,14 @@ sub wait_readable ($seconds, @handles) {
 }
 
 # read_status takes a word of serai-priv off the status socket. Its end of file
-# is no reason to leave.
+# is no reason to leave, but for a site that follows.
 sub read_status ($site) {
     my $got = recv $site->{status}, my $word, 4096, MSG_DONTWAIT;
     return if !defined $got && ($! == EAGAIN || $! == EINTR);
-    if (!defined $got || !length $word) { delete $site->{status} }
+    if (!defined $got || !length $word) {
+        delete $site->{status};
+        $site->{draining} = 1 if $site->{follows};
+    }
     elsif ($word eq 'drain') { $site->{draining} = 1 }
 }
 
