@@ -21,6 +21,7 @@ type PlanSpec struct {
 	Traffic   Bytes    `json:"traffic,omitempty"` // a month, soft
 	Body      Body     `json:"body"`
 	Reply     Reply    `json:"reply"`
+	Mail      Mail     `json:"mail"`
 	Isolation string   `json:"isolation"`
 	Price     *Price   `json:"price,omitempty"`
 }
@@ -43,6 +44,15 @@ type Body struct {
 type Reply struct {
 	Buffer Bytes `json:"buffer"`
 	Spool  Bytes `json:"spool"`
+}
+
+// Mail bounds what a tenant sends. A message counts once for each recipient,
+// hours from the full hour, days from midnight UTC.
+type Mail struct {
+	Hour       int64 `json:"hour"`       // mails an hour
+	Day        int64 `json:"day"`        // mails a day
+	Recipients int   `json:"recipients"` // of one message
+	Size       Bytes `json:"size"`       // of one message
 }
 
 // Price is the price table of a plan.
@@ -68,7 +78,8 @@ func DefaultPlanSpec() PlanSpec {
 		Memory: 256 << 20, CPU: 500, Processes: 100, Workers: 8,
 		Queue: Queue{Length: 100, Wait: Duration(10e9)}, Sites: 10,
 		Body:  Body{Max: 100 << 20, Buffer: 1 << 20},
-		Reply: Reply{Buffer: 1 << 20, Spool: 64 << 20}, Isolation: "account",
+		Reply: Reply{Buffer: 1 << 20, Spool: 64 << 20},
+		Mail:  Mail{Hour: 100, Day: 500, Recipients: 50, Size: 10 << 20}, Isolation: "account",
 	}
 }
 
