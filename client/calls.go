@@ -157,14 +157,28 @@ type LogQuery struct {
 // Logs returns lines of a site's log as text. They are the site's and may hold
 // anything. Close the reader.
 func (c *Client) Logs(ctx context.Context, site serai.Key, q LogQuery) (io.ReadCloser, error) {
-	query := url.Values{"lines": {strconv.Itoa(q.Lines)}}
+	query := q.values()
 	if q.Access {
 		query.Set("kind", "access")
 	}
+	return c.text(ctx, Path(site)+"/logs", query)
+}
+
+// MailLog returns lines of the log of a tenant's mail. Close the reader.
+func (c *Client) MailLog(ctx context.Context, tenant string, q LogQuery) (io.ReadCloser, error) {
+	return c.text(ctx, Path(serai.Key{Kind: serai.KindTenant, Name: tenant})+"/mail", q.values())
+}
+
+func (q LogQuery) values() url.Values {
+	v := url.Values{"lines": {strconv.Itoa(q.Lines)}}
 	if q.Follow {
-		query.Set("follow", "1")
+		v.Set("follow", "1")
 	}
-	resp, err := c.send(ctx, "GET", Path(site)+"/logs", query, nil, nil)
+	return v
+}
+
+func (c *Client) text(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
+	resp, err := c.send(ctx, "GET", path, query, nil, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -103,6 +103,12 @@ type Worker struct {
 	SinceMs  int64 `json:"sinceMs"` // connected for so long, in milliseconds
 }
 
+// Sent is a message that the relay took.
+type Sent struct {
+	ID     string `json:"id"`     // in the log and in the message's Received field
+	Answer string `json:"answer"` // the relay's
+}
+
 // Description is one resource with what surrounds it.
 type Description struct {
 	Resource json.RawMessage `json:"resource"`

@@ -7,8 +7,8 @@ import "embed"
 
 // Files are the programs and modules as they are to be written to one
 // directory, here called DIR: `perl -I DIR DIR/zygote.pl` starts a zygote (see
-// docs/reference/zygote-protocol.md). In sendmail, __RELAY__ is to be replaced
-// by the relay's host:port.
+// docs/reference/zygote-protocol.md). In sendmail, __SOCKET__ is to be
+// replaced by the path of the API's socket.
 //
 //go:embed zygote.pl main.pl sendmail Serai/*.pm
 var Files embed.FS

@@ -12,6 +12,7 @@ import (
 	"serai.dev/serai/client"
 	"serai.dev/serai/internal/api"
 	"serai.dev/serai/internal/config"
+	"serai.dev/serai/internal/mail"
 	"serai.dev/serai/internal/privsep"
 	"serai.dev/serai/internal/reconcile"
 	"serai.dev/serai/internal/route"
@@ -23,6 +24,7 @@ type controller struct {
 	cfg  *config.Config
 	rec  *reconcile.Reconciler
 	logs *sitelog.Logs
+	mail *mail.Desk
 }
 
 var _ api.Controller = (*controller)(nil)
@@ -87,6 +89,15 @@ func (c *controller) Logs(ctx context.Context, site serai.Key, log api.Log, line
 		path = c.logs.AccessPath(site)
 	}
 	return c.logs.Read(ctx, path, lines, follow)
+}
+
+func (c *controller) SendMail(ctx context.Context, from mail.Sender, in io.Reader) (client.Sent, error) {
+	r, err := c.mail.Submit(ctx, from, in)
+	return client.Sent{ID: r.ID, Answer: r.Answer}, err
+}
+
+func (c *controller) MailLog(ctx context.Context, tenant string, lines int, follow bool) (io.ReadCloser, error) {
+	return c.logs.Read(ctx, c.logs.MailPath(tenant), lines, follow)
 }
 
 // cgroupText says which kind of cgroups limits memory here.

@@ -32,6 +32,7 @@ import (
 	"serai.dev/serai/internal/api"
 	"serai.dev/serai/internal/config"
 	"serai.dev/serai/internal/isolate"
+	"serai.dev/serai/internal/mail"
 	"serai.dev/serai/internal/manifest"
 	"serai.dev/serai/internal/privsep"
 	"serai.dev/serai/internal/reconcile"
@@ -103,8 +104,13 @@ func serve(ctx context.Context, cfg *config.Config, conn *privsep.Conn, listener
 	defer st.Close()
 	logs := sitelog.New(cfg, log)
 	rec := reconcile.New(reconcile.Options{Config: cfg, Store: st, Monitor: conn, Logs: logs, Log: log})
+	hostname, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("ask for the host's name: %w", err)
+	}
+	desk := mail.New(mail.Options{Store: st, Book: logs, Relay: cfg.Mail.Relay, Hostname: hostname, Spool: cfg.MailSpool(), Log: log})
 	server := api.New(api.Options{
-		Store: st, Controller: &controller{cfg: cfg, rec: rec, logs: logs},
+		Store: st, Controller: &controller{cfg: cfg, rec: rec, logs: logs, mail: desk},
 		Limits:     manifest.Limits{Zygotes: zygotes(cfg), Adopt: cfg.Accounts.Adopt, Prefix: cfg.Accounts.Prefix},
 		CgroupRoot: cfg.CgroupRoot, AdminGID: adminGroup(cfg, log), Version: serai.Version(), Log: log,
 	})

@@ -91,7 +91,7 @@ func (c caller) admit(access Access, r *http.Request) error {
 		return serai.Errorf(serai.Denied, "this account may not use Serai").
 			WithHint("ask as root, as a member of the operators' group, or as a tenant")
 	case c.class < Class(access) && c.class == SiteCode:
-		return serai.Errorf(serai.Denied, "code that runs in a site may only reload or restart that site")
+		return serai.Errorf(serai.Denied, "code that runs in a site may only reload or restart that site, and send mail")
 	case c.class < Class(access):
 		return serai.Errorf(serai.Denied, "only an operator may do this")
 	case c.class == Operator:

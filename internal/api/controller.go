@@ -6,6 +6,7 @@ import (
 
 	"serai.dev/serai"
 	"serai.dev/serai/client"
+	"serai.dev/serai/internal/mail"
 	"serai.dev/serai/internal/privsep"
 	"serai.dev/serai/internal/route"
 )
@@ -66,6 +67,13 @@ type Controller interface {
 	// goes on with what is added until ctx ends or the reader is closed.
 	// A log that does not exist yet is an empty one. lines is 0 to MaxLogLines.
 	Logs(ctx context.Context, site serai.Key, log Log, lines int, follow bool) (io.ReadCloser, error)
+
+	// SendMail reads an envelope and a message and hands them to the relay;
+	// see mail.Desk.
+	SendMail(ctx context.Context, from mail.Sender, in io.Reader) (client.Sent, error)
+
+	// MailLog is Logs for the log of a tenant's mail.
+	MailLog(ctx context.Context, tenant string, lines int, follow bool) (io.ReadCloser, error)
 }
 
 // MaxLogLines is how many past lines of a log may be asked for.

@@ -10,6 +10,7 @@ import (
 
 	"encoding/json"
 
+	"serai.dev/serai"
 	"serai.dev/serai/client"
 )
 
@@ -40,7 +41,13 @@ func describeAPI(version string) object {
 			op["parameters"] = params
 		}
 		if rt.in != nil {
-			op["requestBody"] = object{"required": true, "content": jsonOf(rt.in, schemas)}
+			content := object{}
+			if r, ok := rt.in.(raw); ok {
+				content[r.contentType] = object{}
+			} else {
+				content = jsonOf(rt.in, schemas)
+			}
+			op["requestBody"] = object{"required": true, "content": content}
 		}
 		if paths[rt.path] == nil {
 			paths[rt.path] = object{}
@@ -141,7 +148,7 @@ HTTP with JSON on the unix socket api.sock in the run directory
 and the members of the operators' group are operators; an account of a tenant
 sees and changes what is its own, and for anything else gets the same answer
 as for what does not exist; a process in the cgroup of a site is that site's
-code, and may only reload or restart it; all others get 403. GET /openapi.json
+code, and may only reload or restart it and send mail; all others get 403. GET /openapi.json
 describes the same routes with all types.
 
 An error is ` + "`{\"error\": {\"kind\", \"message\", \"hint\", \"problems\"}}`" + `. Its kind says who
@@ -172,8 +179,12 @@ know is an error. A body is at most 64 MiB, of a tenant 1 MiB.
 		}
 		fmt.Fprintf(&b, "\n### %s %s\n\n", rt.method, rt.path)
 		if rt.in != nil {
-			b.WriteString("Takes\n\n")
-			fields(&b, reflect.TypeOf(rt.in))
+			if r, ok := rt.in.(raw); ok {
+				fmt.Fprintf(&b, "Takes %s, at most %s,\n", r.contentType, serai.Bytes(r.max))
+			} else {
+				b.WriteString("Takes\n\n")
+				fields(&b, reflect.TypeOf(rt.in))
+			}
 			b.WriteString("\nand gives\n\n")
 			fields(&b, reflect.TypeOf(rt.out))
 		}

@@ -25,6 +25,12 @@ type endpoint struct {
 	stream  string // content type, where the answer is no JSON of type out
 }
 
+// raw is the in of an endpoint that takes a body which is no JSON.
+type raw struct {
+	contentType string
+	max         int64 // bytes
+}
+
 // A param is one parameter of the query.
 type param struct {
 	name    string
@@ -32,6 +38,9 @@ type param struct {
 }
 
 var (
+	linesParam  = param{"lines", "past lines, 0 to 10000; left out: 100"}
+	followParam = param{"follow", "1: go on with what is added"}
+
 	waitQuery = []param{
 		{"wait", "Ready: answer when the resource is ready or cannot become so; Gone: when it is removed, as 404"},
 		{"generation", "with wait=Ready: what was seen of an older generation does not count"},
@@ -44,9 +53,9 @@ var (
 	}
 	logQuery = []param{
 		{"kind", "site: what the site's processes wrote; access: requests. Left out: site"},
-		{"lines", "past lines, 0 to 10000; left out: 100"},
-		{"follow", "1: go on with what is added"},
+		linesParam, followParam,
 	}
+	mailLogQuery = []param{linesParam, followParam}
 )
 
 const (
@@ -64,6 +73,7 @@ func routes() []endpoint {
 		{"GET", "/v1/status", Operators, (*Server).status, "what runs of Serai itself", nil, nil, client.Status{}, ""},
 		{"GET", "/v1/events", Owners, (*Server).events, "what happened; with Accept: text/event-stream goes on, and resumes after Last-Event-ID", eventQuery, nil, client.Events{}, ""},
 		{"POST", "/v1/apply", Owners, (*Server).apply, "create and update what files say; all is checked before the first write", nil, client.ApplyRequest{}, client.ApplyResponse{}, ""},
+		{"POST", "/v1/mail", SiteToo, (*Server).sendMail, "hand a message to the relay: a line of JSON with from and to, then the message; answered when the relay has taken it or not", nil, raw{"message/rfc822", maxMail}, client.Sent{}, ""},
 
 		{"GET", "/v1/plans", Owners, list(serai.KindPlan), "all plans; a tenant's own", nil, nil, client.List{}, ""},
 		{"GET", planPath, Owners, (*Server).get, "one plan", waitQuery, nil, &serai.Plan{}, ""},
@@ -74,6 +84,7 @@ func routes() []endpoint {
 		{"GET", tenantPath, Owners, (*Server).get, "one tenant", waitQuery, nil, &serai.Tenant{}, ""},
 		{"DELETE", tenantPath, Operators, (*Server).remove, "delete a tenant, its sites and the account that was made for it", []param{{"purge", "1: the home too"}}, nil, client.Result{}, ""},
 		{"GET", tenantPath + "/describe", Owners, (*Server).describe, "a tenant, its sites and last events", nil, nil, client.Description{}, ""},
+		{"GET", tenantPath + "/mail", Owners, (*Server).mailLog, "lines of the log of a tenant's mail", mailLogQuery, nil, nil, "text/plain; charset=utf-8"},
 
 		{"GET", "/v1/sites", Owners, list(serai.KindSite), "all sites; a tenant's own", nil, nil, client.List{}, ""},
 		{"GET", tenantPath + "/sites", Owners, list(serai.KindSite), "the sites of a tenant", nil, nil, client.List{}, ""},

@@ -189,6 +189,9 @@ func (s *Server) serve(c *call, rt *endpoint) {
 	if c.class != Operator {
 		limit = maxBodyOther
 	}
+	if r, ok := rt.in.(raw); ok {
+		limit = r.max
+	}
 	c.r.Body = http.MaxBytesReader(c.w, c.r.Body, limit)
 	if err := rt.checkQuery(c.r); err != nil {
 		s.fail(c, err)

@@ -116,6 +116,16 @@ func (s *Server) logs(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := s.find(c, c.key()); err != nil {
+		return nil, err
+	}
+	return s.logText(c, func(ctx context.Context, lines int, follow bool) (io.ReadCloser, error) {
+		return s.ctl.Logs(ctx, c.key(), Log(kind), lines, follow)
+	})
+}
+
+// logText sends the lines of a log that open opens.
+func (s *Server) logText(c *call, open func(ctx context.Context, lines int, follow bool) (io.ReadCloser, error)) (any, error) {
 	lines, err := c.number("lines", 100, 0, MaxLogLines)
 	if err != nil {
 		return nil, err
@@ -124,12 +134,9 @@ func (s *Server) logs(c *call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.find(c, c.key()); err != nil {
-		return nil, err
-	}
 	ctx, cancel := s.streaming(c)
 	defer cancel()
-	text, err := s.ctl.Logs(ctx, c.key(), Log(kind), int(lines), follow)
+	text, err := open(ctx, int(lines), follow)
 	if err != nil {
 		return nil, err
 	}

@@ -112,6 +112,12 @@ func (c *Config) SiteSocket(site uint32) string {
 	return filepath.Join(c.SitesDir(), fmt.Sprintf("%d.sock", site))
 }
 
+// MailLogDir holds the log of a tenant's mail.
+func (c *Config) MailLogDir(tenant string) string { return filepath.Join(c.LogDir, "mail", tenant) }
+
+// MailSpool holds messages on their way that are too large for memory.
+func (c *Config) MailSpool() string { return filepath.Join(c.StateDir, "state") }
+
 // Database is the SQLite file.
 func (c *Config) Database() string { return filepath.Join(c.StateDir, "state", "serai.db") }
 

@@ -203,6 +203,8 @@ func smallDev() error {
 const (
 	sbin     = "/usr/sbin"
 	sendmail = "sendmail"
+	// Where old programs look first. Where it exists it leads into sbin.
+	oldSendmail = "/usr/lib/sendmail"
 )
 
 // showSendmail shows a script in /usr/sbin: as a layer over it, since the file
@@ -227,6 +229,11 @@ func showSendmail(script string) error {
 	}
 	if err := f.Close(); err != nil {
 		return err
+	}
+	if real, err := filepath.EvalSymlinks(oldSendmail); err == nil && filepath.Dir(real) == sbin && filepath.Base(real) != sendmail {
+		if err := unix.Symlinkat(sendmail, fd, filepath.Base(real)); err != nil {
+			return err
+		}
 	}
 	// A layer must have a path. It keeps its own copy of the mount, so that the
 	// path can go again.

@@ -136,6 +136,7 @@ func TestMakeNamespaces(t *testing.T) {
 		{"ls /dev | tr '\\n' ' '", "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero"},
 		{"echo x > /dev/null && head -c 2 /dev/zero | wc -c", "2"},
 		{"/usr/sbin/sendmail", "our mail"},
+		{"/usr/lib/sendmail", "our mail"},
 		{"ls /usr/sbin | grep -c useradd", "1"},
 		{"ls -A " + dir + "/secret", "inner"},
 		{"touch " + dir + "/secret/x 2>&1 | grep -c 'Read-only'", "1"},

@@ -1,4 +1,5 @@
-// Package sitelog keeps what sites write to their standard output and error:
+// Package sitelog keeps what sites write to their standard output and error,
+// and the logs of tenants' mail:
 // it copies each log pipe to a file, a line with the time before it, and reads
 // logs for people. What comes out of a pipe is hostile: control characters are
 // escaped, long lines are cut, and one site that floods takes turns with the
@@ -44,6 +45,8 @@ type Logs struct {
 	ended bool
 
 	followers int
+
+	mail sync.Mutex // one line at a time
 }
 
 // open is a file and how many write to it.
@@ -68,6 +71,20 @@ func (l *Logs) Path(site serai.Key) string {
 // AccessPath is the site's access log, which the proxy writes.
 func (l *Logs) AccessPath(site serai.Key) string {
 	return filepath.Join(l.cfg.AccessLogDir(site.Tenant), site.Name+".log")
+}
+
+// MailPath is the log of a tenant's mail.
+func (l *Logs) MailPath(tenant string) string {
+	return filepath.Join(l.cfg.MailLogDir(tenant), "mail.log")
+}
+
+// Mail adds a line to the log of a tenant's mail, with the time before it.
+func (l *Logs) Mail(tenant, line string) error {
+	l.mail.Lock()
+	defer l.mail.Unlock()
+	f := file{path: l.MailPath(tenant)}
+	defer f.close()
+	return f.write(append(appendPrintable(appendStamp(nil, time.Now()), []byte(line)), '\n'), 1)
 }
 
 // Keep copies a log pipe to the site's log until the pipe ends or Close. It
@@ -204,7 +221,10 @@ func (l *Logs) Remove(tenant string, uid uint32, purge bool) error {
 		}
 	}
 	l.mu.Unlock()
-	dir := l.cfg.SiteLogDir(tenant)
+	return errors.Join(remove(l.cfg.SiteLogDir(tenant), uid, purge), remove(l.cfg.MailLogDir(tenant), uid, purge))
+}
+
+func remove(dir string, uid uint32, purge bool) error {
 	if purge {
 		return os.RemoveAll(dir)
 	}

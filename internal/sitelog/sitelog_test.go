@@ -333,6 +333,27 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// A line of the mail log stays one line, whoever wrote what is in it, and goes
+// with the tenant.
+func TestMail(t *testing.T) {
+	l, _ := logs(t)
+	s := follow(t, l, l.MailPath("alice"), 10)
+	for range 2 {
+		if err := l.Mail("alice", "sent: 250 ok\x1b[31m\r\nforged"); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := next(t, s), `sent: 250 ok\x1b[31m\x0d\x0aforged`; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if err := l.Remove("alice", 1900006001, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(l.MailPath("alice")); !os.IsNotExist(err) {
+		t.Errorf("the log is still there: %v", err)
+	}
+}
+
 func FuzzSplitter(f *testing.F) {
 	f.Add([]byte("a\nb"), 1)
 	f.Add([]byte("\x1b[2J\xff\r\n\n"), 3)

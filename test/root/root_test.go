@@ -128,6 +128,8 @@ func TestScript(t *testing.T) {
 			"person":   cmdPerson,
 			"subid":    cmdSubID,
 			"tmpfs":    cmdTmpfs,
+			"mta":      cmdMTA,
+			"mails":    cmdMails,
 		},
 	})
 }

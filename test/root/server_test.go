@@ -42,6 +42,7 @@ type server struct {
 	log  bytes.Buffer
 	line *sync.Cond // a line was added to log
 	load map[string]*load
+	mta  *exec.Cmd // a mail server, or nil
 }
 
 func newServer(n int, repo string) (*server, error) {
@@ -374,7 +375,7 @@ func (s *server) clean() error {
 	for _, c := range s.clients {
 		c.Close()
 	}
-	err := s.stop()
+	err := errFirst(s.stop(), s.stopMTA())
 	for _, pattern := range []string{"/sys/fs/cgroup/%s", "/sys/fs/cgroup/*/%s"} {
 		left, _ := filepath.Glob(fmt.Sprintf(pattern, s.cgroup))
 		if len(left) > 0 {

@@ -5,6 +5,7 @@ package apitest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"serai.dev/serai"
 	"serai.dev/serai/client"
 	"serai.dev/serai/internal/api"
+	"serai.dev/serai/internal/mail"
 	"serai.dev/serai/internal/privsep"
 	"serai.dev/serai/internal/route"
 	"serai.dev/serai/internal/store"
@@ -87,6 +89,17 @@ func (c *Controller) Logs(ctx context.Context, key serai.Key, log api.Log, _ int
 	go func() { _, _ = io.Copy(w, text) }()
 	context.AfterFunc(ctx, func() { w.CloseWithError(ctx.Err()) })
 	return r, nil
+}
+
+// SendMail implements api.Controller: what is sent is read and forgotten.
+func (c *Controller) SendMail(_ context.Context, from mail.Sender, in io.Reader) (client.Sent, error) {
+	text, err := io.ReadAll(in)
+	return client.Sent{ID: from.String(), Answer: fmt.Sprintf("%d bytes", len(text))}, err
+}
+
+// MailLog implements api.Controller: one line that names it.
+func (c *Controller) MailLog(_ context.Context, tenant string, _ int, _ bool) (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader("the mail log of " + tenant + "\n")), nil
 }
 
 // Reconcile stands in for the reconciler until the test ends: plans are in

@@ -173,6 +173,7 @@ func (m *Monitor) makeDirs() error {
 		{filepath.Join(c.StateDir, "spool"), 0o700, proxy.UID, proxy.GID},
 		{c.LogDir, 0o755, 0, 0},
 		{filepath.Join(c.LogDir, "sites"), 0o750, daemon.UID, daemon.GID},
+		{filepath.Join(c.LogDir, "mail"), 0o750, daemon.UID, daemon.GID},
 		{filepath.Join(c.LogDir, "access"), 0o750 | fs.ModeSetgid, proxy.UID, daemon.GID},
 		{c.Accounts.Home, 0o755, 0, 0},
 	} {
@@ -291,7 +292,7 @@ func (m *Monitor) writePerl() (string, error) {
 		text, err := perl.Files.ReadFile(path)
 		if path == "sendmail" {
 			path = "sbin/sendmail"
-			text = []byte(strings.ReplaceAll(string(text), "__RELAY__", m.Config.Mail.Relay))
+			text = []byte(strings.ReplaceAll(string(text), "__SOCKET__", m.Config.APISocket()))
 		}
 		files[path] = text
 		fmt.Fprintf(sum, "%s\x00%d\x00%s", path, len(text), text)
