@@ -5,7 +5,7 @@ export PORT
 
 bin    := bin/serai bin/seraid bin/serai-proxy bin/serai-priv
 
-.PHONY: build demo test test-go test-perl test-rig lint bench fuzz clean
+.PHONY: build demo test test-go test-perl test-rig lint bench soak fuzz clean
 
 build:
 	@mkdir -p bin
@@ -42,6 +42,13 @@ bench:
 	@packaging/install bench
 	@$(MAKE) --no-print-directory build
 	go run ./bench
+
+# Sick customers beside good ones, for ten minutes: make soak FOR=2m
+FOR ?= 10m
+soak:
+	@packaging/install bench
+	@$(MAKE) --no-print-directory build
+	go run ./bench -only soak -for $(FOR)
 
 # Each fuzz target for a while: make fuzz TIME=1m
 TIME ?= 20s

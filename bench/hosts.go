@@ -11,7 +11,7 @@ import (
 // hosts measures what many sites cost: how long it takes until they are
 // served, what one more takes then, and what our own processes hold.
 func (b *bench) hosts(ctx context.Context) error {
-	s, err := b.startServer(ctx)
+	s, err := b.startServer(ctx, tenants, benchPlan)
 	if err != nil {
 		return err
 	}

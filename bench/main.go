@@ -1,6 +1,7 @@
 // Command bench measures Serai on this machine, and prints Markdown: what
 // 10,000 sites cost (section hosts), and one table side by side with Starman,
-// uWSGI and Apache mod_perl (section perl). It needs root, and leaves nothing
+// uWSGI and Apache mod_perl (section perl). Section soak, which runs only when
+// it is asked for, keeps sick customers beside good ones. It needs root, and leaves nothing
 // behind. Times are those of a shared machine: read ratios, sizes and CPU first.
 package main
 
@@ -23,16 +24,20 @@ type bench struct {
 	sites   int    // of section hosts
 	rounds  int    // of each measure of CPU time
 	quick   bool
-	cleanup []func() error // last one first
+	soakFor time.Duration
+	bodies  map[string][]byte // what applications say, by name
+	cleanup []func() error    // last one first
 }
 
 // sections are what can be measured, in their order.
 var sections = []struct {
-	name string
-	run  func(*bench, context.Context) error
+	name  string
+	asked bool // runs only when it is named
+	run   func(*bench, context.Context) error
 }{
-	{"perl", (*bench).perl},
-	{"hosts", (*bench).hosts},
+	{"perl", false, (*bench).perl},
+	{"hosts", false, (*bench).hosts},
+	{"soak", true, (*bench).soak},
 }
 
 func main() {
@@ -40,8 +45,9 @@ func main() {
 	context.AfterFunc(ctx, stop) // a second signal kills at once
 	var b bench
 	flag.StringVar(&b.bin, "bin", "bin", "directory of the programs")
-	only := flag.String("only", "", "the one section to run: perl or hosts")
+	only := flag.String("only", "", "the one section to run: perl, hosts or soak")
 	flag.IntVar(&b.sites, "sites", 10000, "sites in section hosts, under 10 tenants")
+	flag.DurationVar(&b.soakFor, "for", 10*time.Minute, "how long section soak asks")
 	flag.BoolVar(&b.quick, "quick", false, "few instances and requests: shows that it works, its figures mean little")
 	flag.Parse()
 	err := b.run(ctx, *only)
@@ -65,7 +71,7 @@ func (b *bench) run(ctx context.Context, only string) error {
 	fmt.Printf("%s\n", machine())
 	known := false
 	for _, s := range sections {
-		if only != "" && only != s.name {
+		if only != s.name && (only != "" || s.asked) {
 			continue
 		}
 		known = true
@@ -76,7 +82,7 @@ func (b *bench) run(ctx context.Context, only string) error {
 		fmt.Printf("\nSection %s took %s.\n", s.name, time.Since(begin).Round(time.Second))
 	}
 	if !known {
-		return fmt.Errorf("there is no section %q: use perl or hosts", only)
+		return fmt.Errorf("there is no section %q: use perl, hosts or soak", only)
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ type ours struct {
 func (o *ours) name() string { return "Serai" }
 
 func (o *ours) open(ctx context.Context, b *bench) (err error) {
-	o.s, err = b.startServer(ctx)
+	o.s, err = b.startServer(ctx, tenants, benchPlan)
 	return err
 }
 

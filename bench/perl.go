@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"embed"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -292,14 +293,9 @@ func pin(pids []int, cpus int) (undo func() error, err error) {
 
 // writeApps writes the applications to a directory.
 func writeApps(dir string) error {
-	for _, app := range applications {
-		text, err := apps.ReadFile("apps/" + app.name + ".psgi")
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(dir, app.name+".psgi"), text, 0o644); err != nil {
-			return err
-		}
+	files, err := fs.Sub(apps, "apps")
+	if err != nil {
+		return err
 	}
-	return nil
+	return os.CopyFS(dir, files)
 }

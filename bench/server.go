@@ -28,21 +28,25 @@ const (
 	peerUID  = firstUID + 500 // of the peers' instances, which have no account
 )
 
+// benchPlan is what the tenants of a measurement may have: enough.
+const benchPlan = "{memory: 2Gi, cpu: 2, processes: 5000, workers: 50, sites: 5000}"
+
 // A server is Serai under measurement.
 type server struct {
 	base, addr string
+	tenants    int
 	cmd        *exec.Cmd
 	client     *client.Client
 }
 
-// startServer starts a server with 10 tenants, who have the applications in
-// ~/app, and sees to it that it ends with b.
-func (b *bench) startServer(ctx context.Context) (*server, error) {
+// startServer starts a server with n tenants of a plan, who have the
+// applications in ~/app, and sees to it that it ends with b.
+func (b *bench) startServer(ctx context.Context, n int, plan string) (*server, error) {
 	base, err := os.MkdirTemp("/var/lib", "serai-bench.")
 	if err != nil {
 		return nil, err
 	}
-	s := &server{base: base}
+	s := &server{base: base, tenants: n}
 	b.cleanup = append(b.cleanup, func() error { return os.RemoveAll(base) })
 	if err := os.Chmod(base, 0o755); err != nil {
 		return nil, err
@@ -86,7 +90,7 @@ func (b *bench) startServer(ctx context.Context) (*server, error) {
 	if _, err := s.client.Status(ctx); err != nil {
 		return nil, err
 	}
-	return s, s.populate(ctx)
+	return s, s.populate(ctx, plan)
 }
 
 // stop ends the server and removes its accounts. It may be called twice.
@@ -99,7 +103,7 @@ func (s *server) stop() error {
 	s.cmd = nil
 	ours := config.Accounts{Range: config.Range{First: firstUID, Last: lastUID}, Prefix: "bench-", Home: s.base + "/home"}
 	var err error
-	for uid := ours.Range.First; uid < ours.Range.First+tenants; uid++ {
+	for uid := ours.Range.First; uid < ours.Range.First+uint32(s.tenants); uid++ {
 		err = errors.Join(err, account.Remove(ours, uid, false))
 	}
 	return err
@@ -116,19 +120,19 @@ func (s *server) apply(ctx context.Context, text string) error {
 }
 
 // populate makes the tenants and writes their applications.
-func (s *server) populate(ctx context.Context) error {
-	text := "kind: Plan\nmetadata: {name: bench}\nspec: {memory: 2Gi, cpu: 2, processes: 5000, workers: 50, sites: 5000}\n"
-	for t := range tenants {
+func (s *server) populate(ctx context.Context, plan string) error {
+	text := "kind: Plan\nmetadata: {name: bench}\nspec: " + plan + "\n"
+	for t := range s.tenants {
 		text += fmt.Sprintf("---\nkind: Tenant\nmetadata: {name: t%d}\nspec: {plan: bench, account: {create: true}}\n", t)
 	}
 	if err := s.apply(ctx, text); err != nil {
 		return err
 	}
 	files := filepath.Join(s.base, "apps")
-	if err := errors.Join(os.Mkdir(files, 0o755), writeApps(files)); err != nil {
+	if err := writeApps(files); err != nil {
 		return err
 	}
-	for t := range tenants {
+	for t := range s.tenants {
 		u, err := s.account(ctx, t)
 		if err != nil {
 			return err
@@ -163,6 +167,7 @@ type site struct {
 	name    string
 	app     application
 	workers string // in YAML, "" for the default
+	env     string // in YAML
 }
 
 func (s site) key() serai.Key {
@@ -176,6 +181,9 @@ func (s site) manifest() string {
 		s.name, s.tenant, s.host(), s.app.name, s.app.set)
 	if s.workers != "" {
 		text += "  workers: " + s.workers + "\n"
+	}
+	if s.env != "" {
+		text += "  env: " + s.env + "\n"
 	}
 	return text
 }
@@ -222,7 +230,8 @@ func (s *server) ready(ctx context.Context, of site) error {
 	return nil
 }
 
-// quiet waits until nothing is left to be done and every site sleeps.
+// quiet waits until nothing is left to be done and every site sleeps or is
+// stopped.
 func (s *server) quiet(ctx context.Context) error {
 	for end := time.Now().Add(10 * time.Minute); ; {
 		st, err := s.client.Status(ctx)
@@ -231,7 +240,7 @@ func (s *server) quiet(ctx context.Context) error {
 		}
 		awake := 0
 		for phase, n := range st.Phases {
-			if phase != "asleep" {
+			if phase != "asleep" && phase != "off" {
 				awake += n
 			}
 		}
