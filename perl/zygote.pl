@@ -4,18 +4,36 @@
 # tenant and nothing secret.
 
 use v5.36;
+# In the order that keeps pages shared (Serai::Warm): what others made, then what
+# runs in every site, then the rest.
+use Serai::Warm;
 use Serai::Override;
+use Cwd ();
+use Errno ();
+use Fcntl ();
+use IO::Handle;
+use PerlIO::scalar;
 use POSIX ();
+use Scalar::Util ();
 use Socket ();
 use Serai::Sys;
 use Serai::Launch;
+use Serai::Site;
+use Serai::Worker;
+use Serai::Reply;
+use Serai::PSGI;
+use Serai::Loaded;
+use Serai::Scripts;
+use B ();
+use IO::File ();
+use lib ();
 
 use constant { CONTROL => 3, USER_NS => 4, MOUNT_NS => 5, FILTER => 6 };
 
 exit main();
 
 sub main {
-    my ($first) = Serai::Sys::receive(CONTROL) or return 0;
+    my ($first) = Serai::Sys::receive(CONTROL, 1 << 17) or return 0;
     my %config = (module => []);
     my @fields = unpack '(N/a*)*', $first;
     shift(@fields) eq 'op' && shift(@fields) eq 'config' or die "the first message is not config\n";
@@ -27,16 +45,18 @@ sub main {
     # From here on this is a process of the reserved uid.
     $0 = "serai zygote $config{set}";
     %ENV = (PATH => '/usr/local/bin:/usr/bin:/bin', LANG => 'C.UTF-8');
+    Serai::Warm::rehearse();
     my @report = load(@{ $config{module} });
-    warm_up();
+    Serai::Warm::fill();
+    Serai::Warm::rehearse();
     answer(op => 'up', @report);
 
+    my $spawn = pack '(N/a*)*', op => 'spawn';
     $SIG{CHLD} = 'IGNORE';    # children are taken up by the kernel
     # The order itself is left in its file for the child: what was read here,
     # the sites of others could find in the memory that they are forked with.
     while (my ($message, @fds) = Serai::Sys::receive(CONTROL)) {
-        my %is = unpack '(N/a*)*', $message;
-        die "an op that is none: $is{op}\n" if ($is{op} // '') ne 'spawn';
+        die "a message that is not spawn\n" if $message ne $spawn;
         die "a spawn with " . @fds . " descriptors\n" if @fds < 4;
         my $pid = CORE::fork;
         Serai::Launch::child(\@fds, $program, $config{uid} + 0) if defined $pid && !$pid;
@@ -77,35 +97,6 @@ sub load (@modules) {
         push @report, broken => "$module: " . ($why =~ /\A(.*)/ ? substr $1, 0, 500 : 'died');
     }
     return @report;
-}
-
-# warm_up runs the serving loop over a socket pair: what its first run
-# allocates is then shared by all workers.
-sub warm_up {
-    require Serai::Site;
-    require Serai::Worker;
-    require Serai::Loaded;
-    require Serai::PSGI;
-    require Serai::Scripts;
-    require $_ for qw(lib.pm Cwd.pm B.pm IO/File.pm PerlIO/scalar.pm);
-    my $n = 0;
-    my $site = { number => 0, launch => 0, max => 1, requests => 0 };
-    Serai::PSGI::serve_by($site, sub ($env) {
-        my $in = $env->{'psgi.input'};
-        $in->read(my $body, 100);
-        return [200, ['Content-Type' => 'text/plain'], ["warm $env->{PATH_INFO}"]] if $n++ < 2;
-        return sub ($respond) { $respond->([200, ['Content-Type' => 'text/plain'], ['warm']]) } if $n < 4;
-        return sub ($respond) { my $w = $respond->([200, []]); $w->write('warm'); $w->close };
-    });
-    socketpair my $proxy, my $worker, Socket::AF_UNIX(), Socket::SOCK_STREAM(), 0 or die "socketpair: $!\n";
-    my $list = pack '(n/a*)*', REQUEST_METHOD => 'GET', PATH_INFO => '/', QUERY_STRING => '', SERVER_PROTOCOL => 'HTTP/1.1',
-        map { ("HTTP_X_$_" => 'x' x 20) } 1 .. 20;
-    my $plain = pack 'Naa*', length $list, 'R', $list;
-    my $posted = pack('Naa*', length $list, 'P', $list) . pack('NaA*', 4, 'B', 'body') . pack('Na', 0, 'E');
-    syswrite $proxy, $plain . $posted . $plain x 4 . pack 'Na', 0, 'Q';
-    Serai::Worker::serve($worker, $site);
-    Serai::Worker::forget();
-    delete $SIG{__DIE__};
 }
 
 sub answer (@fields) {

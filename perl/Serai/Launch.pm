@@ -40,7 +40,7 @@ sub child ($fds, $program, $reserved) {
 # read_order reads what is to be started.
 sub read_order ($file) {
     my $packed = '';
-    while ((POSIX::read($file, my $part, 65536) // die "read the order: $!\n") > 0) { $packed .= $part }
+    while ((POSIX::read($file, my $part, 4096) // die "read the order: $!\n") > 0) { $packed .= $part }
     my %order = unpack '(N/a*)*', $packed;
     for my $name (qw(uid gid account home site launch label root exec block)) {
         die "the order has no $name\n" if !defined $order{$name};
@@ -117,17 +117,25 @@ sub prove ($uid, $gid, $reserved) {
     die "could not prove the drop: uid is not $uid alone\n" if grep { $_ != $uid } Serai::Sys::ids('getresuid');
     die "could not prove the drop: gid is not $gid alone\n" if grep { $_ != $gid } Serai::Sys::ids('getresgid');
 
-    open my $file, '<', '/proc/self/status' or die "could not prove the drop: open /proc/self/status: $!\n";
-    my %is = map { /^(\w+):\s*(.*?)\s*$/ ? ($1, $2) : () } <$file>;
-    my %must = (
-        Uid => qr/\A$uid\t$uid\t$uid\t$uid\z/, Gid => qr/\A$gid\t$gid\t$gid\t$gid\z/, Groups => qr/\A$gid\z/,
-        NoNewPrivs => qr/\A1\z/, Seccomp => qr/\A2\z/,
-        map { $_ => qr/\A0+\z/ } qw(CapInh CapPrm CapEff CapBnd CapAmb),
-    );
-    for my $name (sort keys %must) {
-        my $value = $is{$name} // 'not there';
-        die "could not prove the drop: $name is $value\n" if $value !~ $must{$name};
+    my $text = status();
+    my $none = '0' x 16;
+    for my $must (
+        ['Uid', join "\t", ($uid) x 4], ['Gid', join "\t", ($gid) x 4], ['Groups', "$gid "], ['NoNewPrivs', 1], ['Seccomp', 2],
+        map { [$_, $none] } qw(CapInh CapPrm CapEff CapBnd CapAmb),
+    ) {
+        my ($name, $value) = @$must;
+        next if index($text, "\n$name:\t$value\n") >= 0;
+        die "could not prove the drop: $name is " . ($text =~ /^$name:\s*(.*?)\s*$/m ? $1 : 'not there') . "\n";
     }
+}
+
+# status is what the kernel says of this process.
+sub status () {
+    my $file = POSIX::open('/proc/self/status', POSIX::O_RDONLY()) // die "could not prove the drop: open /proc/self/status: $!\n";
+    my $text = '';
+    while ((POSIX::read($file, my $part, 4096) // die "could not prove the drop: read /proc/self/status: $!\n") > 0) { $text .= $part }
+    POSIX::close($file);
+    return $text;
 }
 
 # serve_or_exec says up, and goes on to the site's code, in this perl or in a

@@ -70,7 +70,7 @@ sub must {
 
 # receive takes one packet with its descriptors (close-on-exec) off a socket:
 # (packet, descriptor...), or nothing at end of file.
-sub receive ($fd, $size = 1 << 17) {
+sub receive ($fd, $size = 1024) {
     my ($data, $control) = ("\0" x $size, "\0" x 512);
     unshared($_) for $data, $control;
     my $iov = pack 'JJ', address($data), $size;
