@@ -51,17 +51,18 @@ sub main {
     Serai::Warm::rehearse();
     answer(op => 'up', @report);
 
-    my $spawn = pack '(N/a*)*', op => 'spawn';
+    my ($spawn, $run) = map { pack '(N/a*)*', op => $_ } qw(spawn run);
     $SIG{CHLD} = 'IGNORE';    # children are taken up by the kernel
     # The order itself is left in its file for the child: what was read here,
     # the sites of others could find in the memory that they are forked with.
     while (my ($message, @fds) = Serai::Sys::receive(CONTROL)) {
-        die "a message that is not spawn\n" if $message ne $spawn;
-        die "a spawn with " . @fds . " descriptors\n" if @fds < 4;
+        die "a message that is neither spawn nor run\n" if $message ne $spawn && $message ne $run;
+        unshift @fds, undef if $message eq $run;    # no listener
+        die "a message with " . @fds . " descriptors\n" if @fds < 4;
         my $pid = CORE::fork;
         Serai::Launch::child(\@fds, $program, $config{uid} + 0) if defined $pid && !$pid;
         Serai::Launch::report($fds[2], "failed fork: $!: the zygote cannot make a process") if !defined $pid;
-        POSIX::close($_) for @fds;
+        POSIX::close($_) for grep { defined } @fds;
     }
     POSIX::_exit(0);
 }

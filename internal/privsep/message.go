@@ -59,6 +59,8 @@ const (
 	OpDropSite      = "drop-site"      // [seraid] SiteRef → {}; ends what runs, removes the listener, answers when nothing of it runs
 	OpLaunch        = "launch"         // [seraid] SiteRef → LaunchResult; starts the record's present code beside what runs, waits until it is loaded, then lets the old drain. What runs stays where the new failed.
 	OpStop          = "stop"           // [seraid] SiteRef → {}; kills what runs; the listener stays and is polled again unless Launch.Off
+	OpRun           = "run"            // [seraid] Task → TaskResult; starts a process beside the site's own, of the same walls, and waits until it is up
+	OpEndTask       = "end-task"       // [seraid] EndTask → {}; SIGTERM, and SIGKILL to its leaf after the grace; answers when nothing of it runs, and forgets how it ended
 	OpLogs          = "logs"           // [seraid] SiteRef → {} and the read end of the site's log pipe; Unavailable where the site sleeps
 	OpSetRoutes     = "set-routes"     // [seraid] {} and a memfd sealed against shrinking → {}; kept for the proxy, see package route
 	OpRoutes        = "routes"         // [proxy] → {} and that memfd; NotFound before the first set-routes
@@ -73,6 +75,7 @@ const (
 	EvStarted  = "started"        // to seraid, proxy: SiteEvent; the main process of a launch has loaded and accepts
 	EvFailed   = "failed"         // to seraid, proxy: SiteEvent with Message and RetryMs: it did not load
 	EvExited   = "exited"         // to seraid, proxy: SiteEvent with Status and Memory: the main process ended
+	EvTask     = "task-ended"     // to seraid: TaskEvent; the main process of a task ended, or did not come up; kept until "end-task"
 	EvLogs     = "logs-ready"     // to seraid: SiteRef; a log pipe exists: ask for it
 	EvZygote   = "zygote"         // to seraid: ZygoteEvent; one started, failed or ended
 	EvUpgrade  = "upgrade"        // to seraid: UpgradeEvent
@@ -187,6 +190,50 @@ type LaunchResult struct {
 	Message string `json:"message,omitempty"` // of the site's code, where not loaded; hostile text
 }
 
+// Task is one process of a site that serves no request: a run of a job or of a
+// daemon.
+type Task struct {
+	Site uint32 `json:"site"`
+	Task int64  `json:"task"` // given out once by the site, see serai.Run
+	// Awake keeps the site's loaded code loaded while the task runs.
+	Awake bool `json:"awake,omitempty"`
+	// Block is passed on to the task's process as it is, and read there under
+	// the tenant's uid. It names the command.
+	Block []byte `json:"block"`
+}
+
+// TaskResult tells whether a task is up: it has given up all but the tenant's
+// rights and goes on to its command.
+type TaskResult struct {
+	Up  bool `json:"up"`
+	PID int  `json:"pid,omitempty"`
+}
+
+// EndTask ends a task.
+type EndTask struct {
+	Site    uint32 `json:"site"`
+	Task    int64  `json:"task"`
+	GraceMs int64  `json:"graceMs"` // between SIGTERM and SIGKILL, at most a minute
+}
+
+// TaskState is a task that runs or whose end was not asked about.
+type TaskState struct {
+	Task  int64      `json:"task"`
+	PID   int        `json:"pid,omitempty"`
+	Ended *TaskEvent `json:"ended,omitempty"`
+}
+
+// TaskEvent tells how a task ended.
+type TaskEvent struct {
+	Site    uint32    `json:"site"`
+	Task    int64     `json:"task"`
+	PID     int       `json:"pid,omitempty"`
+	Time    time.Time `json:"time"`
+	Status  int       `json:"status,omitempty"`  // as wait(2) gives it
+	Message string    `json:"message,omitempty"` // why it did not come up
+	Memory  Memory    `json:"memory,omitzero"`   // read before the cgroup went
+}
+
 // State is what the monitor holds of one tenant or of one site.
 type State struct {
 	Tenant *Tenant    `json:"tenant,omitempty"`
@@ -202,6 +249,8 @@ type SiteState struct {
 	Hash  string `json:"hash"`
 	Phase string `json:"phase"` // off asleep starting running backoff
 	PID   int    `json:"pid,omitempty"`
+	// Tasks of the site, those too that ended and were not asked about.
+	Tasks []TaskState `json:"tasks,omitempty"`
 }
 
 // SiteEvent is something that happened to a site's main process.

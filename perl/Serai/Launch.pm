@@ -12,8 +12,8 @@ use constant { LISTENER => 3, STATUS => 4, BLOCK => 5 };
 use constant { FILES_SOFT => 1024, FILES_HARD => 4096 };
 
 # child is the whole life of a zygote's child. fds are the descriptors of a
-# spawn message: listener, log, status and order first; program is the seccomp
-# program, reserved the zygote's uid and gid.
+# message: listener (undef for a task), log, status and order first; program is
+# the seccomp program, reserved the zygote's uid and gid.
 sub child ($fds, $program, $reserved) {
     my ($listener, $log, $status, $file, @cgroups) = @$fds;
     my $order;
@@ -34,7 +34,7 @@ sub child ($fds, $program, $reserved) {
         Serai::Sys::set_dumpable(1);
         1;
     } or give_up($status, $@);
-    serve_or_exec($order);
+    defined $listener ? serve_or_exec($order) : task($order);
 }
 
 # read_order reads what is to be started.
@@ -72,8 +72,10 @@ sub place ($listener, $log, $status) {
     open STDIN, '<', '/dev/null' or die "open /dev/null: $!\n";
     for (['standard output', $log, 1], ['standard error', $log, 2], ['listener', $listener, LISTENER], ['status', $status, STATUS]) {
         my ($what, $from, $to) = @$_;
+        next if !defined $from;
         POSIX::dup2($from, $to) // die "place the $what: $!\n";
     }
+    POSIX::close(LISTENER) if !defined $listener;
     Serai::Sys::close_from(STATUS + 1);
     return STATUS;
 }
@@ -136,6 +138,24 @@ sub status () {
     while ((POSIX::read($file, my $part, 4096) // die "could not prove the drop: read /proc/self/status: $!\n") > 0) { $text .= $part }
     POSIX::close($file);
     return $text;
+}
+
+# task says up, and becomes the command of a job or daemon.
+sub task ($order) {
+    report(STATUS, 'up');
+    POSIX::close(STATUS);
+    eval {
+        require Serai::Site;
+        my $task = Serai::Site->task($order->{block});
+        $task->set_environment($order->{account}, $order->{home});
+        $task->enter($order->{home}, $order->{root});
+        $task->export_inc;
+        my ($program) = my @run = @{ $task->{run} };
+        no warnings 'exec';
+        exec { $program } @run or die "$program: $!\n";
+    };
+    syswrite STDERR, "Serai: the command does not start: $@";
+    POSIX::_exit(127);    # as a shell
 }
 
 # serve_or_exec says up, and goes on to the site's code, in this perl or in a

@@ -9,12 +9,25 @@ use Scalar::Util qw(blessed reftype);
 
 # The fields of a block (docs/reference/zygote-protocol.md), numbers with what
 # they are where they are left out.
-my @LIST   = qw(script per-request inc env);
+my @LIST   = qw(script per-request inc env run);
 my %NUMBER = (persistent => 1, min => 0, max => 1, idle => 300_000, requests => 0, size => 0, slow => 0);
 my %TEXT   = map { $_ => 1 } qw(site app startup);
 
 # new reads a block into a site. It dies with a sentence where the block is none.
 sub new ($class, $block) {
+    my $site = $class->read_block($block);
+    die "the block has neither app nor script\n" if !defined $site->{app} && !@{ $site->{script} };
+    return $site;
+}
+
+# task reads the block of a task, a command in the surroundings of its site.
+sub task ($class, $block) {
+    my $task = $class->read_block($block);
+    die "the block has no run\n" if !@{ $task->{run} };
+    return $task;
+}
+
+sub read_block ($class, $block) {
     my @fields = eval { unpack '(N/a*)*', $block };
     die "the block is no list of names and values\n" if @fields & 1;
     my %site = (site => '?', %NUMBER, map { $_ => [] } @LIST);
@@ -27,7 +40,6 @@ sub new ($class, $block) {
         elsif ($TEXT{$name}) { $site{$name} = $value }
         else { die "the block has an unknown field $name\n" }
     }
-    die "the block has neither app nor script\n" if !defined $site{app} && !@{ $site{script} };
     return bless \%site, $class;
 }
 
@@ -61,6 +73,12 @@ sub set_environment ($site, $account, $home) {
         defined $site->{app} ? (PLACK_ENV => 'deployment') : (),
         map { split /=/, $_, 2 } grep { /=/ } @{ $site->{env} },
     );
+}
+
+# export_inc lets a perl that is run find the site's modules.
+sub export_inc ($site) {
+    my @dirs = map { m{^/} ? $_ : "$site->{root}/$_" } @{ $site->{inc} };
+    $ENV{PERL5LIB} = join ':', @dirs, grep { defined && length } $ENV{PERL5LIB} if @dirs;
 }
 
 # load runs the startup file and loads the application or makes the scripts

@@ -32,6 +32,8 @@ var requests = map[string]rule{
 	privsep.OpDropSite:      row(seraid, 0, (*Monitor).mayDropSite, (*Monitor).doDropSite),
 	privsep.OpLaunch:        row(seraid, 0, (*Monitor).mayLaunch, (*Monitor).doLaunch),
 	privsep.OpStop:          row(seraid, 0, (*Monitor).isSite, (*Monitor).doStop),
+	privsep.OpRun:           row(seraid, 0, (*Monitor).mayRun, (*Monitor).doRun),
+	privsep.OpEndTask:       row(seraid, 0, (*Monitor).mayEndTask, (*Monitor).doEndTask),
 	privsep.OpLogs:          row(seraid, 0, (*Monitor).hasLogs, (*Monitor).doLogs),
 	privsep.OpSetRoutes:     row(seraid, 1, (*Monitor).mayAlways, (*Monitor).doSetRoutes),
 	privsep.OpRoutes:        row(proxy, 0, (*Monitor).hasRoutes, (*Monitor).doRoutes),
@@ -351,7 +353,7 @@ func (m *Monitor) doLaunch(r *request, a *privsep.SiteRef) (answer, error) {
 	if p := s.in(starting); p != nil { // by a knock, with the same record
 		p.Waiter = &r.waiter
 	} else {
-		m.start(s, &r.waiter)
+		m.start(s, &r.waiter, nil)
 	}
 	return answer{later: true}, nil
 }
@@ -464,9 +466,9 @@ func (m *Monitor) doCheckListener(_ *request, a *privsep.SiteRef) (answer, error
 	return answer{}, nil
 }
 
-// in returns the process of s in a phase.
+// in returns the main process of s in a phase.
 func (s *site) in(ph phase) *process {
-	i := slices.IndexFunc(s.Processes, func(p *process) bool { return p.Phase == ph })
+	i := slices.IndexFunc(s.Processes, func(p *process) bool { return p.Phase == ph && p.Task == nil })
 	if i < 0 {
 		return nil
 	}

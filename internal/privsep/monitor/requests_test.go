@@ -57,7 +57,11 @@ func deskMonitor(t *testing.T) (*Monitor, map[string]int) {
 	s := &site{Record: privsep.Launch{Site: 1, UID: testUID, Root: "shop", Zygote: "standard", Files: []string{"public"}}, tenant: a}
 	off := &site{Record: privsep.Launch{Site: 2, UID: testUID, Off: true}, tenant: a}
 	leaving := &site{Record: privsep.Launch{Site: 3, UID: testUID}, tenant: a, Dropping: true}
-	for _, s := range []*site{s, off, leaving} {
+	full := &site{Record: privsep.Launch{Site: 4, UID: testUID}, tenant: a}
+	for n := range int64(maxTasks) {
+		full.Over = append(full.Over, privsep.TaskEvent{Task: n + 1})
+	}
+	for _, s := range []*site{s, off, leaving, full} {
 		m.Sites[s.Record.Site] = s
 		a.sites[s.Record.Site] = s
 	}
@@ -145,6 +149,16 @@ func TestRequestsRefuse(t *testing.T) {
 		{"drop of none", seraid, privsep.OpDropSite, site(7), 0, "not found"},
 		{"logs of none", seraid, privsep.OpLogs, site(7), 0, "not found"},
 		{"logs of one asleep", seraid, privsep.OpLogs, site(1), 0, "unavailable"},
+
+		{"task of none", seraid, privsep.OpRun, privsep.Task{Site: 7, Task: 1}, 0, "not found"},
+		{"task without a number", seraid, privsep.OpRun, privsep.Task{Site: 1}, 0, "invalid"},
+		{"task of a stopped one", seraid, privsep.OpRun, privsep.Task{Site: 2, Task: 1}, 0, "conflict"},
+		{"task of one being dropped", seraid, privsep.OpRun, privsep.Task{Site: 3, Task: 1}, 0, "not found"},
+		{"task too large", seraid, privsep.OpRun, privsep.Task{Site: 1, Task: 1, Block: make([]byte, privsep.MaxBlock+1)}, 0, "invalid"},
+		{"task that is there", seraid, privsep.OpRun, privsep.Task{Site: 4, Task: 1}, 0, "conflict"},
+		{"one task too many", seraid, privsep.OpRun, privsep.Task{Site: 4, Task: 1000}, 0, "unavailable"},
+		{"end of no task", seraid, privsep.OpEndTask, privsep.EndTask{Site: 1, Task: 1}, 0, "not found"},
+		{"end with a long grace", seraid, privsep.OpEndTask, privsep.EndTask{Site: 4, Task: 1, GraceMs: 1 << 40}, 0, "invalid"},
 
 		{"routes before any", proxy, privsep.OpRoutes, nil, 0, "not found"},
 		{"files of none", proxy, privsep.OpFiles, privsep.FilesRef{Site: 7}, 0, "not found"},

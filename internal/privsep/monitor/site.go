@@ -68,6 +68,7 @@ func (s *site) state(now time.Time) *privsep.SiteState {
 	default:
 		st.Phase = "asleep"
 	}
+	st.Tasks = s.tasks()
 	return st
 }
 
@@ -115,7 +116,7 @@ func (m *Monitor) knocked(s *site) {
 	s.armed = false // EPOLLONESHOT
 	dead := m.renewIfDead(s)
 	if !dead && s.mayWake(time.Now()) {
-		m.start(s, nil)
+		m.start(s, nil, nil)
 	}
 	m.settle(s)
 }
@@ -151,12 +152,12 @@ func (p *process) leaf() string {
 	return strconv.FormatUint(uint64(p.site.Record.Site), 10) + "." + strconv.Itoa(p.Leaf)
 }
 
-// start begins a launch of the present record, beside what runs.
-func (m *Monitor) start(s *site, w *waiter) {
+// start begins a launch of the present record, or a task, beside what runs.
+func (m *Monitor) start(s *site, w *waiter, task *privsep.Task) {
 	now := time.Now()
 	s.Leaf++
 	p := &process{Leaf: s.Leaf, Launch: s.Record.Launch, Hash: s.Hash, Phase: starting,
-		Began: now, Due: now.Add(loadLimit), Waiter: w, site: s}
+		Began: now, Due: now.Add(loadLimit), Waiter: w, Task: task, site: s}
 	s.Processes = append(s.Processes, p)
 	s.tenant.running++
 	m.loading[p] = true
@@ -217,7 +218,7 @@ func (m *Monitor) loaded(p *process) {
 	delete(m.loading, p)
 	m.poll.forget(p.Status)
 	for _, old := range s.Processes {
-		if old.Phase == running {
+		if old.Phase == running && old.Task == nil {
 			old.Phase, old.Due = draining, now.Add(drainLimit)
 			privsep.Send(int(old.Status), []byte("drain")) // one that is gone or stopped meets the limit
 			m.poll.at(old.Due, old)
@@ -232,7 +233,7 @@ func (m *Monitor) loaded(p *process) {
 }
 
 func (m *Monitor) answerLaunch(p *process, r privsep.LaunchResult) {
-	if p.Waiter != nil {
+	if p.Waiter != nil && p.Task == nil {
 		m.reply(*p.Waiter, answer{body: r})
 		p.Waiter = nil
 	}
@@ -244,6 +245,10 @@ func (m *Monitor) answerLaunch(p *process, r privsep.LaunchResult) {
 func (m *Monitor) failed(p *process, why string) {
 	s, now := p.site, time.Now()
 	m.finish(p)
+	if p.Task != nil {
+		m.taskEnded(p, privsep.TaskEvent{Message: why})
+		return
+	}
 	m.answerLaunch(p, privsep.LaunchResult{Millis: now.Sub(p.Began).Milliseconds(), Message: why})
 	if s.in(running) == nil && !s.Dropping {
 		s.Fails++
@@ -268,10 +273,16 @@ func (m *Monitor) ended(p *process, status unix.WaitStatus) {
 	if err != nil {
 		m.log.Warn("memory not read", keySite, s.Record.Site, keyUID, s.Record.UID, keyCause, err)
 	}
-	switch was {
-	case starting:
+	event := privsep.Memory{OOMKills: memory.OOMKills, Peak: memory.Peak, Limit: memory.Limit}
+	switch {
+	case was == starting:
 		m.failed(p, lastWords(status, memory))
-	case running:
+	case p.Task != nil:
+		if was != ending {
+			m.finish(p)
+		}
+		m.taskEnded(p, privsep.TaskEvent{PID: pid, Status: int(status), Memory: event})
+	case was == running:
 		m.finish(p)
 		if now.Sub(p.Ready) < stable {
 			s.tenant.endedSoon(now)
@@ -279,12 +290,12 @@ func (m *Monitor) ended(p *process, status unix.WaitStatus) {
 		// No back-off: it did load, and one page that crashes its worker must
 		// not keep the others from being served.
 		s.Fails = 0
-	case draining:
+	case was == draining:
 		m.finish(p)
 	}
 	if p.Loaded {
 		m.tell(privsep.EvExited, privsep.SiteEvent{Site: s.Record.Site, UID: s.Record.UID, Launch: p.Launch, PID: pid, Status: int(status),
-			Memory: privsep.Memory{OOMKills: memory.OOMKills, Peak: memory.Peak, Limit: memory.Limit}}, seraid, proxy)
+			Memory: event}, seraid, proxy)
 	}
 	if !s.Dropping {
 		m.renewIfDead(s)
@@ -393,6 +404,9 @@ func (m *Monitor) gone(p *process) {
 		}
 	}
 	s.tenant.running--
+	if p.Task != nil {
+		m.taskGone(p)
+	}
 	m.siteEnded(s)
 	m.tenantEnded(s.tenant)
 }

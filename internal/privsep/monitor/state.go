@@ -105,9 +105,11 @@ type site struct {
 	RetryAt   time.Time      `json:"retryAt"` // no start by a knock before
 	Dropping  bool           `json:"dropping"`
 	Ended     []waiter       `json:"ended"` // wait until nothing of it runs
-	tenant    *tenant
-	watched   bool // the listener is in the epoll set
-	armed     bool // and a knock will be heard
+	// Over are the tasks that ended and that nobody has asked about.
+	Over    []privsep.TaskEvent `json:"over"`
+	tenant  *tenant
+	watched bool // the listener is in the epoll set
+	armed   bool // and a knock will be heard
 }
 
 // phase is where a process is in its life:
@@ -116,7 +118,8 @@ type site struct {
 //	    │                  │                            │
 //	    └──failed, killed──┴────────────ended───────────┴──► ending ──► gone
 //
-// One that is ending was killed with all of its leaf; it is gone when the
+// A task is running once it is up, and draining once it was asked to end. One
+// that is ending was killed with all of its leaf; it is gone when the
 // kernel let go of the leaf.
 type phase string
 
@@ -127,8 +130,8 @@ const (
 	ending   phase = "ending"
 )
 
-// A process is the main process of one launch of a site, with a leaf of its
-// own in the tenant's cgroup.
+// A process is the main process of one launch of a site, or of a task, with a
+// leaf of its own in the tenant's cgroup.
 type process struct {
 	Leaf    int           `json:"leaf"`
 	Launch  int64         `json:"launch"`
@@ -144,6 +147,9 @@ type process struct {
 	Due     time.Time     `json:"due"` // when patience ends: loading, draining; ending: the next look
 	Pause   time.Duration `json:"pause"`
 	Waiter  *waiter       `json:"waiter"` // of the launch
+	Task    *privsep.Task `json:"task"`   // nil for the site's own
+	Told    bool          `json:"told"`   // how the task ended
+	Enders  []waiter      `json:"enders"` // of the task: wait for its end
 	site    *site
 }
 

@@ -57,6 +57,9 @@ func (m *Monitor) said(p *process, line string, by unix.Ucred) {
 	case line == "up" && p.PID == 0 && by.Uid == uid && (m.cgroups.Contains(uid, p.site.Record.Site, pid) || isExiting(pid)):
 		p.PID = pid
 		m.mains[pid] = p
+		if p.Task != nil {
+			m.taskUp(p)
+		}
 	case line == "ready" && p.PID != 0 && pid == p.PID:
 		m.loaded(p)
 	case word == "failed" && by.Uid == uid:

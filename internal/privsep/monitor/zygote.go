@@ -92,7 +92,8 @@ func (m *Monitor) handOverWaiting(z *zygote) {
 	}
 }
 
-// spawn asks a zygote to start p.
+// spawn asks a zygote to start p: the site's own process, or a task, which gets
+// no listener.
 func (m *Monitor) spawn(z *zygote, p *process) error {
 	s, t := p.site, p.site.tenant
 	ours, theirs, err := statusPair()
@@ -106,6 +107,10 @@ func (m *Monitor) spawn(z *zygote, p *process) error {
 		return fmt.Errorf("open cgroup %s: %w", p.leaf(), err)
 	}
 	defer closeFiles(joins)
+	op, block, files := "spawn", s.Record.Block, []int{int(s.Listener)}
+	if p.Task != nil {
+		op, block, files = "run", p.Task.Block, nil
+	}
 	unix.SetNonblock(int(s.Listener), true) // the site's code may have changed that
 	uid := strconv.FormatUint(uint64(t.UID), 10)
 	number := strconv.FormatUint(uint64(s.Record.Site), 10)
@@ -118,18 +123,18 @@ func (m *Monitor) spawn(z *zygote, p *process) error {
 	order, err := memfd("order", encodeFields([]field{
 		{"uid", uid}, {"gid", strconv.FormatUint(uint64(t.GID), 10)}, {"account", t.Name}, {"home", t.Home},
 		{"site", number}, {"launch", strconv.FormatInt(s.Record.Launch, 10)}, {"label", uid + "/" + number},
-		{"root", s.Record.Root}, {"exec", fresh}, {"block", string(s.Record.Block)},
+		{"root", s.Record.Root}, {"exec", fresh}, {"block", string(block)},
 	}))
 	if err != nil {
 		unix.Close(ours)
 		return err
 	}
 	defer unix.Close(order)
-	files := []int{int(s.Listener), int(s.LogW), theirs, order}
+	files = append(files, int(s.LogW), theirs, order)
 	for _, f := range joins {
 		files = append(files, int(f.Fd()))
 	}
-	if err := privsep.Send(int(z.Control), encodeFields([]field{{"op", "spawn"}}), files...); err != nil {
+	if err := privsep.Send(int(z.Control), encodeFields([]field{{"op", op}}), files...); err != nil {
 		unix.Close(ours)
 		return err
 	}
