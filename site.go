@@ -22,6 +22,8 @@ type SiteSpec struct {
 	Files   map[string]string `json:"files,omitempty"`
 	Workers Workers           `json:"workers"`
 	Env     map[string]string `json:"env,omitempty"`
+	Jobs    []Job             `json:"jobs,omitempty"`
+	Daemons []Daemon          `json:"daemons,omitempty"`
 	// Stopped is what `serai stop` and `serai start` change.
 	Stopped bool `json:"stopped,omitempty"`
 }
@@ -70,6 +72,10 @@ type SiteStatus struct {
 	// Serving is the newest launch whose code has loaded: what serves where
 	// the newest of all did not load.
 	Serving int64 `json:"serving,omitempty"`
+	// Runs counts the processes of jobs and daemons that were started.
+	Runs    int64          `json:"runs,omitempty"`
+	Jobs    []JobStatus    `json:"jobs,omitempty"`
+	Daemons []DaemonStatus `json:"daemons,omitempty"`
 }
 
 // Key implements Resource.

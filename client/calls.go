@@ -135,6 +135,12 @@ func (c *Client) launch(ctx context.Context, site serai.Key, how string) (r Laun
 	return r, err
 }
 
+// RunJob starts a job of a site now. It does not wait for the job's end.
+func (c *Client) RunJob(ctx context.Context, site serai.Key, job string) (r serai.Run, err error) {
+	err = c.do(ctx, "POST", Path(site)+"/jobs/"+url.PathEscape(job)+"/run", nil, nil, &r)
+	return r, err
+}
+
 // Stop makes a site answer 503 until Start.
 func (c *Client) Stop(ctx context.Context, site serai.Key) (*serai.Site, error) {
 	s := new(serai.Site)

@@ -85,6 +85,9 @@ func (a *app) describe(key serai.Key, d client.Description) error {
 	if d.Running != nil {
 		a.running(d.Running)
 	}
+	if s, ok := r.(*serai.Site); ok {
+		a.tasks(&s.Status)
+	}
 	if d.Warning != "" {
 		fmt.Fprintln(a.out, "\nWarning:", clean(d.Warning))
 	}

@@ -36,6 +36,10 @@ func (c *controller) Launch(ctx context.Context, site serai.Key, _ api.How) (pri
 	return c.rec.Launch(ctx, site)
 }
 
+func (c *controller) RunJob(ctx context.Context, site serai.Key, job string) (serai.Run, error) {
+	return c.rec.RunJob(ctx, site, job)
+}
+
 func (c *controller) Stats(ctx context.Context) ([]route.SiteStats, error) { return c.rec.Stats(ctx) }
 
 func (c *controller) Site(ctx context.Context, site serai.Key) (client.Running, error) {

@@ -199,31 +199,32 @@ func TestAccess(t *testing.T) {
 		self      = "200 200 200 200 200 200 403 403 403 403"
 	)
 	tests := map[string]struct{ target, body, want string }{
-		"GET /openapi.json":                              {want: all},
-		"GET /v1/whoami":                                 {want: self},
-		"GET /v1/status":                                 {want: operators},
-		"GET /v1/events":                                 {want: all},
-		"POST /v1/apply":                                 {body: siteManifest, want: strings.Replace(alices, "404", "422", 1)},
-		"POST /v1/mail":                                  {want: "403 403 200 200 200 200 403 403 403 403"},
-		"GET /v1/plans":                                  {want: all},
-		"GET /v1/plans/{plan}":                           {want: all},
-		"DELETE /v1/plans/{plan}":                        {want: strings.ReplaceAll(operators, "200", "409")},
-		"GET /v1/plans/{plan}/describe":                  {want: all},
-		"GET /v1/tenants":                                {want: all},
-		"GET /v1/tenants/{tenant}":                       {want: alices},
-		"DELETE /v1/tenants/{tenant}":                    {want: operators},
-		"GET /v1/tenants/{tenant}/describe":              {want: alices},
-		"GET /v1/tenants/{tenant}/mail":                  {want: alices},
-		"GET /v1/sites":                                  {want: all},
-		"GET /v1/tenants/{tenant}/sites":                 {want: alices},
-		"GET /v1/tenants/{tenant}/sites/{site}":          {want: alices},
-		"DELETE /v1/tenants/{tenant}/sites/{site}":       {want: alices},
-		"GET /v1/tenants/{tenant}/sites/{site}/describe": {want: alices},
-		"GET /v1/tenants/{tenant}/sites/{site}/logs":     {want: alices},
-		"POST /v1/tenants/{tenant}/sites/{site}/reload":  {want: shops},
-		"POST /v1/tenants/{tenant}/sites/{site}/restart": {want: shops},
-		"POST /v1/tenants/{tenant}/sites/{site}/stop":    {want: alices},
-		"POST /v1/tenants/{tenant}/sites/{site}/start":   {want: alices},
+		"GET /openapi.json":                                     {want: all},
+		"GET /v1/whoami":                                        {want: self},
+		"GET /v1/status":                                        {want: operators},
+		"GET /v1/events":                                        {want: all},
+		"POST /v1/apply":                                        {body: siteManifest, want: strings.Replace(alices, "404", "422", 1)},
+		"POST /v1/mail":                                         {want: "403 403 200 200 200 200 403 403 403 403"},
+		"GET /v1/plans":                                         {want: all},
+		"GET /v1/plans/{plan}":                                  {want: all},
+		"DELETE /v1/plans/{plan}":                               {want: strings.ReplaceAll(operators, "200", "409")},
+		"GET /v1/plans/{plan}/describe":                         {want: all},
+		"GET /v1/tenants":                                       {want: all},
+		"GET /v1/tenants/{tenant}":                              {want: alices},
+		"DELETE /v1/tenants/{tenant}":                           {want: operators},
+		"GET /v1/tenants/{tenant}/describe":                     {want: alices},
+		"GET /v1/tenants/{tenant}/mail":                         {want: alices},
+		"GET /v1/sites":                                         {want: all},
+		"GET /v1/tenants/{tenant}/sites":                        {want: alices},
+		"GET /v1/tenants/{tenant}/sites/{site}":                 {want: alices},
+		"DELETE /v1/tenants/{tenant}/sites/{site}":              {want: alices},
+		"GET /v1/tenants/{tenant}/sites/{site}/describe":        {want: alices},
+		"GET /v1/tenants/{tenant}/sites/{site}/logs":            {want: alices},
+		"POST /v1/tenants/{tenant}/sites/{site}/reload":         {want: shops},
+		"POST /v1/tenants/{tenant}/sites/{site}/restart":        {want: shops},
+		"POST /v1/tenants/{tenant}/sites/{site}/jobs/{job}/run": {want: strings.ReplaceAll(alices, "200", "404")},
+		"POST /v1/tenants/{tenant}/sites/{site}/stop":           {want: alices},
+		"POST /v1/tenants/{tenant}/sites/{site}/start":          {want: alices},
 	}
 	seen := map[string]bool{}
 	shared := newWorld(t)
@@ -235,7 +236,7 @@ func TestAccess(t *testing.T) {
 			continue
 		}
 		seen[name] = true
-		target := strings.NewReplacer("{plan}", "small", "{tenant}", "alice", "{site}", "shop").Replace(e.Path)
+		target := strings.NewReplacer("{plan}", "small", "{tenant}", "alice", "{site}", "shop", "{job}", "nightly").Replace(e.Path)
 		want := strings.Fields(tt.want)
 		for i, who := range classes {
 			t.Run(name+" as "+who, func(t *testing.T) {

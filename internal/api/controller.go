@@ -52,6 +52,11 @@ type Controller interface {
 	// launch is under way.
 	Launch(ctx context.Context, site serai.Key, how How) (privsep.LaunchResult, error)
 
+	// RunJob starts a job of a site now and returns its run. NotFound where the
+	// site has no such job; Conflict where it runs already and may not overlap,
+	// or the site is stopped.
+	RunJob(ctx context.Context, site serai.Key, job string) (serai.Run, error)
+
 	// Stats are the proxy's counters of all sites.
 	Stats(ctx context.Context) ([]route.SiteStats, error)
 

@@ -94,6 +94,7 @@ func routes() []endpoint {
 		{"GET", sitePath + "/logs", Owners, (*Server).logs, "lines of a site's log", logQuery, nil, nil, "text/plain; charset=utf-8"},
 		{"POST", sitePath + "/reload", SiteToo, launch(Reload), "load the code anew beside what runs, which then drains; where the code does not load, what runs stays", nil, nil, client.LaunchResult{}, ""},
 		{"POST", sitePath + "/restart", SiteToo, launch(Restart), "start the processes anew; for the engine perl the same as reload", nil, nil, client.LaunchResult{}, ""},
+		{"POST", sitePath + "/jobs/{job}/run", Owners, (*Server).runJob, "start a job now, beside its schedule; the answer does not wait for its end", nil, nil, serai.Run{}, ""},
 		{"POST", sitePath + "/stop", Owners, setStopped(true), "answer requests with 503 until start", nil, nil, &serai.Site{}, ""},
 		{"POST", sitePath + "/start", Owners, setStopped(false), "end a stop", nil, nil, &serai.Site{}, ""},
 	}

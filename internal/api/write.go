@@ -167,6 +167,18 @@ func launch(how How) func(*Server, *call) (any, error) {
 	}
 }
 
+func (s *Server) runJob(c *call) (any, error) {
+	key := c.key()
+	r, err := s.find(c, key)
+	if err != nil {
+		return nil, err
+	}
+	if r.GetMeta().Deleted != nil {
+		return nil, beingDeleted(key)
+	}
+	return s.ctl.RunJob(c.r.Context(), key, c.r.PathValue("job"))
+}
+
 // lookupUID finds the uid of an account that exists and may be adopted. The
 // error is a sentence for the writer of a manifest.
 func lookupUID(account string, allowed config.Range) (uint32, error) {

@@ -20,6 +20,9 @@ type Engine interface {
 	// Start sets the fields of a launch record that are the engine's own:
 	// Zygote and Block. Invalid where the specification cannot be run.
 	Start(l *privsep.Launch, s *serai.Site) error
+	// Task is the block of a command that runs in the surroundings of the
+	// site's code. Pure, like Start.
+	Task(s *serai.Site, run []string) []byte
 	// Prefixes are the URL prefixes that the site's code answers, in order;
 	// none is all.
 	Prefixes(s *serai.Site) []string
@@ -62,6 +65,20 @@ func Launch(t *serai.Tenant, s *serai.Site) (privsep.Launch, error) {
 			"the site's settings are %d bytes in all: at most %d; shorten spec.env", len(l.Block), privsep.MaxBlock)
 	}
 	return l, nil
+}
+
+// Task makes a task of a site: a command in the surroundings of its code. The
+// number and what keeps the site awake are left to the caller.
+func Task(s *serai.Site, run []string) (privsep.Task, error) {
+	e, err := For(s.Spec.Engine)
+	if err != nil {
+		return privsep.Task{}, err
+	}
+	t := privsep.Task{Site: uint32(s.Meta.ID), Block: e.Task(s, run)}
+	if len(t.Block) > privsep.MaxBlock {
+		return t, serai.Errorf(serai.Invalid, "the command with the site's settings is %d bytes in all: at most %d", len(t.Block), privsep.MaxBlock)
+	}
+	return t, nil
 }
 
 // Files are the URL prefixes whose files the proxy serves, with the places of

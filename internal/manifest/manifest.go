@@ -262,9 +262,11 @@ func fill(into any, tree map[string]any) {
 // spec.files of spec.files["/static"].
 func parentOf(path string) string {
 	if strings.HasSuffix(path, "]") {
-		if i := strings.Index(path, "["); i >= 0 {
-			return path[:i]
+		i := strings.Index(path, "[")
+		if last := strings.LastIndexByte(path, '['); strings.Trim(path[last:], "[0123456789]") == "" {
+			i = last // spec.jobs[0].run[1]
 		}
+		return path[:max(i, 0)]
 	}
 	return path[:max(strings.LastIndexByte(path, '.'), 0)]
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"serai.dev/serai"
+	"serai.dev/serai/internal/schedule"
 )
 
 // The bounds of what a site's launch record may carry, in bytes. The block is
@@ -40,6 +41,7 @@ func (d *Doc) rules(speaker string, ps *Problems) {
 	case *serai.Site:
 		d.tenant(&r.Meta, speaker, problem)
 		d.perl(r, problem)
+		tasks(r, problem)
 		if w := r.Spec.Workers; w.Min > w.Max {
 			problem("spec.workers.min", "%d is more than spec.workers.max, %d: write a smaller one, or a larger max", w.Min, w.Max)
 		}
@@ -119,6 +121,34 @@ func (d *Doc) perl(s *serai.Site, problem reporter) {
 	}
 }
 
+// tasks checks the jobs and daemons of a site, whose names share one list.
+func tasks(s *serai.Site, problem reporter) {
+	seen := map[string]string{}
+	name := func(path, name string) {
+		if first, twice := seen[name]; twice && name != "" {
+			problem(path+".name", "%q is the name of %s too: write another one", name, first)
+		}
+		seen[name] = path
+	}
+	for i, j := range s.Spec.Jobs {
+		path := item("spec.jobs", i)
+		name(path, j.Name)
+		if j.TimeZone == "" {
+			continue // looked at with the field itself
+		}
+		if _, err := schedule.Parse(j.Schedule, j.TimeZone); err != nil && j.Schedule != "" {
+			problem(path+".timeZone", "%s", serai.Message(err))
+		}
+	}
+	for i, d := range s.Spec.Daemons {
+		path := item("spec.daemons", i)
+		name(path, d.Name)
+		if d.WhileAwake && d.KeepAwake {
+			problem(path+".whileAwake", "stands beside keepAwake, and each would wait for the other's end: keep one of them")
+		}
+	}
+}
+
 // size checks that the launch record of a site will not be too large.
 func (d *Doc) size(s *serai.Site, problem reporter) {
 	block, env := 0, 0
@@ -152,6 +182,21 @@ func (d *Doc) size(s *serai.Site, problem reporter) {
 			path = "spec.perl"
 		}
 		problem(path, "makes the site's settings %d bytes long: write at most %d, and keep the rest in a file", block, maxBlock)
+	}
+	run := func(path string, args []string) {
+		size := block
+		for _, arg := range args {
+			size += 4 + len("run") + 4 + len(arg)
+		}
+		if size > maxBlock {
+			problem(path, "makes the command with the site's settings %d bytes long: write at most %d, and keep the rest in a file", size, maxBlock)
+		}
+	}
+	for i, j := range s.Spec.Jobs {
+		run(item("spec.jobs", i)+".run", j.Run)
+	}
+	for i, dm := range s.Spec.Daemons {
+		run(item("spec.daemons", i)+".run", dm.Run)
 	}
 	dirs := make([]string, 0, len(s.Spec.Files))
 	for _, dir := range s.Spec.Files {

@@ -21,6 +21,8 @@ func leaves(t reflect.Type, path string) []string {
 	case t == reflect.TypeFor[config.Range]():
 	case t.Kind() == reflect.Map && t.Elem().Kind() == reflect.Struct:
 		return leaves(t.Elem(), path+".*")
+	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct:
+		return leaves(t.Elem(), path+"[]")
 	case t.Kind() == reflect.Struct:
 		var paths []string
 		for f := range t.Fields() {

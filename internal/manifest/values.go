@@ -11,6 +11,7 @@ import (
 
 	"serai.dev/serai"
 	"serai.dev/serai/internal/config"
+	"serai.dev/serai/internal/schedule"
 )
 
 // A valueType is the type of a field in the table: a scalar, a list, or a
@@ -24,6 +25,7 @@ type valueType struct {
 	list         *valueType // of the elements
 	keys, values *valueType
 	min, max     int64 // number of elements; a max of 0 is any
+	again        bool  // elements may be there twice
 }
 
 func invalid(format string, args ...any) error {
@@ -88,6 +90,18 @@ var (
 	envValue   = text("text", "a text", func(s string) (string, error) {
 		if strings.ContainsRune(s, 0) {
 			return "", invalid("%q has a NUL byte: the environment cannot hold one, leave it out", clip(s))
+		}
+		return s, nil
+	})
+	scheduleType = text("schedule", `a schedule such as "15 3 * * *"`, func(s string) (string, error) {
+		_, err := schedule.Parse(s, "UTC")
+		return s, err
+	})
+	zoneType = matching("time zone", "a time zone such as Europe/Berlin", `^[A-Za-z0-9_+/-]+$`, 64)
+	runType  = &valueType{name: "command", want: "[perl, bin/nightly.pl]", list: argType, min: 1, max: 256, again: true}
+	argType  = text("argument", "a text", func(s string) (string, error) {
+		if strings.ContainsRune(s, 0) {
+			return "", invalid("%q has a NUL byte: an argument cannot hold one, leave it out", clip(s))
 		}
 		return s, nil
 	})

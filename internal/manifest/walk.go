@@ -17,6 +17,7 @@ type schema struct {
 	names  []string           // of the fields, in the table's order
 	fields map[string]*schema // of a group
 	any    *schema            // of a group for each key, where the path has a *
+	each   *schema            // of the groups in a list, where the path has []
 }
 
 func schemaOf(table []Field) *schema {
@@ -24,6 +25,7 @@ func schemaOf(table []Field) *schema {
 	for _, f := range table {
 		at := root
 		for name := range strings.SplitSeq(f.Path, ".") {
+			name, list := strings.CutSuffix(name, "[]")
 			next := at.fields[name]
 			if name == "*" {
 				next = at.any
@@ -40,6 +42,12 @@ func schemaOf(table []Field) *schema {
 				}
 			}
 			at = next
+			if list {
+				if at.each == nil {
+					at.each = &schema{}
+				}
+				at = at.each
+			}
 		}
 		at.field = f
 	}
@@ -53,6 +61,8 @@ func (s *schema) want() string {
 	switch {
 	case s.any != nil:
 		return "{NAME: {" + strings.Join(s.any.names, ": …, ") + ": …}}"
+	case s.each != nil:
+		return "a list such as [" + s.each.want() + "]"
 	case s.fields != nil:
 		var must, may []string
 		for _, name := range s.names {
@@ -216,11 +226,41 @@ func (w *walker) value(n *yaml.Node, s *schema, path string) (any, bool) {
 		w.problem(pos, path, "has no value: write %s%s", s.want(), or)
 		return nil, false
 	}
+	if s.each != nil {
+		return w.groups(n, s.each, path)
+	}
 	if s.group() {
 		tree := w.mapping(n, s, path)
 		return tree, n.Kind == yaml.MappingNode
 	}
 	return w.typed(n, s.field.typ, path)
+}
+
+// maxGroups bounds lists of groups.
+const maxGroups = 20
+
+// groups reads a list of groups.
+func (w *walker) groups(n *yaml.Node, s *schema, path string) (any, bool) {
+	if n.Kind != yaml.SequenceNode {
+		w.problem(n, path, "is %s: write a list such as [%s]", describe(n), s.want())
+		return nil, false
+	}
+	w.untagged(n, path)
+	if len(n.Content) > maxGroups {
+		w.problem(n, path, "has %d entries: write at most %d", len(n.Content), maxGroups)
+		return nil, false
+	}
+	list := []any{}
+	for i, entry := range n.Content {
+		field := item(path, i)
+		w.at[field] = w.pos(entry)
+		tree := w.mapping(follow(entry), s, field)
+		if tree == nil {
+			tree = map[string]any{} // the others keep their places
+		}
+		list = append(list, tree)
+	}
+	return list, true
 }
 
 // typed reads a value of a type of the table.
@@ -271,7 +311,7 @@ func (w *walker) list(n *yaml.Node, t *valueType, path string) (any, bool) {
 		if !ok {
 			continue
 		}
-		if seen[v] {
+		if seen[v] && !t.again {
 			w.problem(item, field, "%q is in the list twice: keep one of them", v)
 			continue
 		}

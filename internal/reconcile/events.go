@@ -24,6 +24,11 @@ const (
 	WorkerTimeout  = "WorkerTimeout"  // a site: a request took too long in its worker
 	WorkerProtocol = "WorkerProtocol" // a site: a worker broke the protocol
 	ListenerMade   = "ListenerMade"   // a site: its code had shut its listener down
+	JobDone        = "JobDone"        // a site: a job ended with exit status 0
+	JobFailed      = "JobFailed"      // a site: a job ended otherwise, or was not started
+	JobEnded       = "JobEnded"       // a site: a job was ended with its site
+	JobsMissed     = "JobsMissed"     // a site: times of a job passed without a run
+	DaemonEnded    = "DaemonEnded"    // a site: a daemon ended by itself
 	AccountReady   = "AccountReady"   // a tenant
 	TenantRemoved  = "TenantRemoved"  // a tenant
 	PlanChanged    = "PlanChanged"    // a tenant: other limits took effect
@@ -68,6 +73,12 @@ func (r *Reconciler) heard(ctx context.Context, e privsep.Event) error {
 			return err
 		}
 		r.siteEvent(ctx, e.Op, s)
+	case privsep.EvTask:
+		var t privsep.TaskEvent
+		if err := e.Decode(&t); err != nil {
+			return err
+		}
+		r.taskEnded(t)
 	case privsep.EvLogs, privsep.EvListener:
 		var s privsep.SiteRef
 		if err := e.Decode(&s); err != nil {
@@ -138,6 +149,9 @@ func (r *Reconciler) siteEvent(ctx context.Context, op string, e privsep.SiteEve
 			ev = &serai.Event{Severity: "warning", Reason: Exited, Message: fmt.Sprintf("the main process of %s ended: %s", key, ending(status)),
 				Fields: map[string]string{"pid": fmt.Sprint(e.PID), "status": fmt.Sprint(e.Status)}}
 		}
+	}
+	if m.daemons { // some may run only while it is awake
+		r.queue.add(key)
 	}
 	r.mu.Unlock()
 	if ev != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 // A journal keeps events, and keeps a flood of them out of the store: of one
-// reason of one site an event that says the same as the one before, and any
+// reason of one site, or of one of its jobs, an event that says the same as the one before, and any
 // after the tenth within a minute, are counted and told once at its end.
 type journal struct {
 	store store.Store
@@ -26,7 +26,7 @@ type journal struct {
 	recent map[source]*recent
 }
 
-type source struct{ reason, tenant, site string }
+type source struct{ reason, tenant, site, task string }
 
 type recent struct {
 	kept  int
@@ -51,7 +51,7 @@ func newJournal(st store.Store, log *slog.Logger) *journal {
 func (j *journal) add(e serai.Event) {
 	e.Time = time.Now()
 	e.Message = printable(e.Message, maxMessage)
-	src := source{e.Reason, e.Tenant, e.Site}
+	src := source{e.Reason, e.Tenant, e.Site, e.Fields["task"]}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	r := j.recent[src]

@@ -127,5 +127,8 @@ func (m *site) fail(err error) {
 	for _, a := range m.waiting {
 		a.answer <- result{err: err}
 	}
-	m.asks, m.waiting = nil, nil
+	for _, w := range m.wishes {
+		w.answer <- wished{err: err}
+	}
+	m.asks, m.waiting, m.wishes = nil, nil, nil
 }

@@ -22,6 +22,7 @@ import (
 	"serai.dev/serai/internal/config"
 	"serai.dev/serai/internal/privsep"
 	"serai.dev/serai/internal/route"
+	"serai.dev/serai/internal/schedule"
 	"serai.dev/serai/internal/store"
 )
 
@@ -71,6 +72,8 @@ type Reconciler struct {
 
 	queue    *queue[serai.Key]
 	launches *queue[serai.Key]
+	runs     *queue[runKey]
+	clock    *schedule.Clock[serai.Key] // of jobs, timeouts and daemons that rest
 	routes   *routes
 	link     *link
 	journal  *journal
@@ -97,7 +100,8 @@ const (
 func New(o Options) *Reconciler {
 	r := &Reconciler{
 		cfg: o.Config, store: o.Store, mon: o.Monitor, logs: o.Logs, log: o.Log,
-		queue: newQueue[serai.Key](), launches: newQueue[serai.Key](),
+		queue: newQueue[serai.Key](), launches: newQueue[serai.Key](), runs: newQueue[runKey](),
+		clock:  schedule.NewClock[serai.Key](),
 		synced: make(chan struct{}),
 		sites:  make(map[serai.Key]*site), numbers: make(map[uint32]serai.Key),
 		tenants: make(map[string]*tenant), wishes: make(map[string]map[serai.Key]bool),
@@ -137,6 +141,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	wg.Go(func() { r.link.run(ctx) })
 	wg.Go(func() { r.queue.work(ctx, objectWorkers, r.do) })
 	wg.Go(func() { r.launches.work(ctx, launchWorkers, r.launch) })
+	wg.Go(func() { r.runs.work(ctx, runWorkers, r.run) })
+	wg.Go(func() { r.clock.Run(ctx, func(k serai.Key) { r.queue.add(k) }) })
 	wg.Go(func() { r.watch(ctx, revision) })
 	defer r.aside.Wait()
 	defer cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"serai.dev/serai"
 	"serai.dev/serai/internal/engine"
@@ -28,6 +29,10 @@ type site struct {
 
 	asks    []chan<- result // who wants its code loaded once more
 	waiting []asked         // who waits for a launch that was counted
+
+	tasks   map[int64]*task // of its jobs and daemons, by number of the run
+	wishes  []wish          // who wants a job run
+	daemons bool            // it has some
 }
 
 // held is a launch record as serai-priv has it.
@@ -113,6 +118,9 @@ func (r *Reconciler) site(ctx context.Context, key serai.Key) error {
 	}
 	if err := j.settle(ctx); err != nil {
 		j.fail(err)
+		return err
+	}
+	if err := j.tasks(ctx); err != nil {
 		return err
 	}
 	if err := j.release(ctx); err != nil {
@@ -281,6 +289,9 @@ func (j *job) act(ctx context.Context, a action) (did bool, err error) {
 		j.mu.Unlock()
 		j.launches.add(j.s.Key())
 	case stop:
+		if j.endTasks(ctx, "the site was stopped") {
+			return false, nil // when they have ended it is looked at again
+		}
 		if _, err := j.mon.Call(ctx, privsep.OpStop, privsep.SiteRef{Site: j.rec.Site}, nil); err != nil {
 			return false, fmt.Errorf("stop site %s: %w", j.s.Key(), err)
 		}
@@ -411,6 +422,7 @@ func (r *Reconciler) forget(key serai.Key) {
 		return
 	}
 	m.fail(serai.Errorf(serai.NotFound, "there is no site %s", key))
+	r.clock.Set(key, time.Time{})
 	delete(r.sites, key)
 	delete(r.numbers, m.number)
 	for host, keys := range r.wishes {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"time"
 
 	"serai.dev/serai"
 	"serai.dev/serai/internal/engine"
@@ -64,6 +63,10 @@ func (r *Reconciler) sync(ctx context.Context) (revision string, err error) {
 			m.quiet = s.Site.Phase == "off"
 			m.busy = s.Site.Phase == "running" || s.Site.Phase == "starting"
 			m.pid = s.Site.PID
+			m.tasks = make(map[int64]*task, len(s.Site.Tasks))
+			for _, t := range s.Site.Tasks {
+				m.tasks[t.Task] = &task{pid: t.PID, ended: t.Ended}
+			}
 		}
 	}
 	for name, t := range owners { // sites that differ are queued below
@@ -105,6 +108,9 @@ func (r *Reconciler) inStep(o serai.Resource, owners map[string]*serai.Tenant) b
 		!slices.Equal(s.Status.Claimed, s.Spec.Hosts) || s.Status.Serving != s.Status.Launch ||
 		s.Status.Conditions.Get(serai.Loaded).Status != serai.True || s.Status.Conditions.Get(serai.Ready).Status != serai.True {
 		return false
+	}
+	if len(s.Spec.Jobs)+len(s.Spec.Daemons)+len(s.Status.Jobs)+len(s.Status.Daemons) > 0 {
+		return false // their times are to be set
 	}
 	t, m := owners[s.Meta.Tenant], r.sites[s.Key()]
 	if t == nil || m.held == nil || closed(t, s) != "" || r.tenants[t.Meta.Name].held == nil {
@@ -192,26 +198,13 @@ func (r *Reconciler) dropOrphans(ctx context.Context, sites, tenants []uint32) {
 		return
 	}
 	r.aside.Go(func() {
-		try := func(op string, args any) {
-			for tries := 0; ctx.Err() == nil; tries++ {
-				_, err := r.mon.Call(ctx, op, args, nil)
-				if err == nil || serai.KindOf(err) == serai.NotFound || ctx.Err() != nil {
-					return
-				}
-				r.log.Warn("leftover not dropped yet", "op", op, "cause", err)
-				select {
-				case <-time.After(backOff(tries)):
-				case <-ctx.Done():
-				}
-			}
-		}
 		for _, n := range sites {
 			r.log.Info("leftover site dropped", "site", n)
-			try(privsep.OpDropSite, privsep.SiteRef{Site: n})
+			r.askUntilDone(ctx, privsep.OpDropSite, privsep.SiteRef{Site: n})
 		}
 		for _, uid := range tenants {
 			r.log.Info("leftover tenant dropped", "uid", uid)
-			try(privsep.OpDropTenant, privsep.TenantRef{UID: uid})
+			r.askUntilDone(ctx, privsep.OpDropTenant, privsep.TenantRef{UID: uid})
 		}
 	})
 }

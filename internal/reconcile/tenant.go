@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"time"
 
 	"serai.dev/serai"
 	"serai.dev/serai/internal/manifest"
@@ -17,9 +18,10 @@ type tenant struct {
 	revision string          // of the status written last
 	held     *privsep.Tenant // the record in serai-priv; nil where there is none
 	plan     string
-	planned  int64  // generation of the plan that is in force
-	leaving  bool   // its sites go first
-	print    string // all that its sites depend on
+	planned  int64     // generation of the plan that is in force
+	leaving  bool      // its sites go first
+	print    string    // all that its sites depend on
+	paid     time.Time // see mayStart
 }
 
 // tenantOf is the memory of a tenant; mu is held.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -56,6 +57,21 @@ func (c *Controller) Launch(ctx context.Context, key serai.Key, how api.How) (pr
 		return privsep.LaunchResult{Message: BrokenMessage, Millis: 7}, nil
 	}
 	return privsep.LaunchResult{Loaded: true, PID: 4711, Millis: 42}, nil
+}
+
+// RunJob implements api.Controller. The job "busy" runs already.
+func (c *Controller) RunJob(ctx context.Context, key serai.Key, job string) (serai.Run, error) {
+	r, err := c.Store.Get(ctx, key)
+	if err != nil {
+		return serai.Run{}, err
+	}
+	if !slices.ContainsFunc(r.(*serai.Site).Spec.Jobs, func(j serai.Job) bool { return j.Name == job }) {
+		return serai.Run{}, serai.Errorf(serai.NotFound, "%s has no job %s", key, job)
+	}
+	if job == "busy" {
+		return serai.Run{}, serai.Errorf(serai.Conflict, "the job busy of %s runs already", key)
+	}
+	return serai.Run{Number: 3, Started: time.Now()}, nil
 }
 
 // Stats implements api.Controller.

@@ -48,12 +48,7 @@ func (Engine) Start(l *privsep.Launch, s *serai.Site) error {
 	if p.Startup != "" {
 		b.add("startup", p.Startup)
 	}
-	for _, dir := range p.Inc {
-		b.add("inc", dir)
-	}
-	for _, name := range slices.Sorted(maps.Keys(s.Spec.Env)) {
-		b.add("env", name+"="+s.Spec.Env[name])
-	}
+	b.surroundings(s)
 	w := s.Spec.Workers
 	b.add("min", strconv.Itoa(w.Min))
 	b.add("max", strconv.Itoa(w.Max))
@@ -63,6 +58,20 @@ func (Engine) Start(l *privsep.Launch, s *serai.Site) error {
 	b.add("slow", strconv.FormatInt(time.Duration(w.Slow).Milliseconds(), 10))
 	l.Block = b
 	return nil
+}
+
+// Task names the command; app is there for what it means to the environment.
+func (Engine) Task(s *serai.Site, run []string) []byte {
+	var b block
+	b.add("site", s.Key().String())
+	if p := s.Spec.Perl; p != nil && p.App != "" {
+		b.add("app", p.App)
+	}
+	b.surroundings(s)
+	for _, arg := range run {
+		b.add("run", arg)
+	}
+	return b
 }
 
 // Prefixes are those of the scripts; an application answers all.
@@ -80,5 +89,17 @@ func (b *block) add(name, value string) {
 	for _, s := range []string{name, value} {
 		*b = binary.BigEndian.AppendUint32(*b, uint32(len(s)))
 		*b = append(*b, s...)
+	}
+}
+
+// surroundings are what code finds around it.
+func (b *block) surroundings(s *serai.Site) {
+	if p := s.Spec.Perl; p != nil {
+		for _, dir := range p.Inc {
+			b.add("inc", dir)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Spec.Env)) {
+		b.add("env", name+"="+s.Spec.Env[name])
 	}
 }
