@@ -158,7 +158,7 @@ func newSite(ctx context.Context, o Options, dir string, front *net.TCPAddr) (*s
 	if err != nil {
 		return nil, err
 	}
-	s := &site{options: o, ctx: ctx, engine: filepath.Join(dir, "perl"), code: code, launch: launch, lock: make(chan struct{}, 1)}
+	s := &site{options: o, done: ctx.Done(), engine: filepath.Join(dir, "perl"), code: code, launch: launch, lock: make(chan struct{}, 1)}
 	e, err := engine.For(r.Spec.Engine)
 	if err != nil {
 		return nil, err

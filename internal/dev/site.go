@@ -16,7 +16,7 @@ import (
 // A site is the one that is served: its newest code, and the way to it.
 type site struct {
 	options  Options
-	ctx      context.Context // of Run: a load that hangs ends with it
+	done     <-chan struct{} // closed when all is to end: a load that hangs, too
 	engine   string          // directory of the engine's files
 	code     string          // directory of the site's
 	launch   privsep.Launch
@@ -43,7 +43,7 @@ func (s *site) hold() bool {
 	select {
 	case s.lock <- struct{}{}:
 		return true
-	case <-s.ctx.Done():
+	case <-s.done:
 		return false
 	}
 }
@@ -93,7 +93,7 @@ func (s *site) load(why string) {
 	if err == nil {
 		select {
 		case <-p.settled:
-		case <-s.ctx.Done():
+		case <-s.done:
 			s.old = append(s.old, p)
 			return
 		}
@@ -118,7 +118,7 @@ func (s *site) load(why string) {
 func (s *site) set(r route.Record) {
 	end, err := s.routes.Append(r)
 	if err == nil {
-		_, err = s.server.Apply(context.WithoutCancel(s.ctx), &end)
+		_, err = s.server.Apply(context.Background(), &end)
 	}
 	if err != nil {
 		fmt.Fprintln(s.options.Out, "the proxy was not told:", err)
