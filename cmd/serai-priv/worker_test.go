@@ -52,9 +52,7 @@ func TestWorkersAreAsked(t *testing.T) {
 		if _, err := s.proxy.Call(s.ctx(), privsep.OpKillWorker, privsep.KillWorker{WorkerRef: privsep.WorkerRef{Site: 1, PID: pid}, Ask: true}, &how); err != nil {
 			t.Fatalf("kill-worker: %v", err)
 		}
-		if alive(pid) {
-			t.Errorf("%d lives", pid)
-		}
+		eventually(t, "a killed worker ends", func() bool { return !alive(pid) })
 		return how
 	}
 	for _, path := range []string{"/sleep", "/regex"} {
