@@ -24,6 +24,7 @@ use Serai::Reply;
 use Serai::PSGI;
 use Serai::Loaded;
 use Serai::Scripts;
+use Serai::Rehearsal;
 use B ();
 use IO::File ();
 use lib ();
@@ -47,6 +48,7 @@ sub main {
     %ENV = (PATH => '/usr/local/bin:/usr/bin:/bin', LANG => 'C.UTF-8');
     Serai::Warm::rehearse();
     my @report = load(@{ $config{module} });
+    push @report, map { (broken => $_) } Serai::Rehearsal::run(grep { loaded($_) } @{ $config{module} });
     Serai::Warm::fill();
     Serai::Warm::rehearse();
     answer(op => 'up', @report);
@@ -90,7 +92,7 @@ sub leave_root ($uid) {
 sub load (@modules) {
     my @report;
     for my $module (@modules) {
-        my $file = "$module.pm" =~ s{::}{/}gr;
+        my $file = file_of($module);
         if ($module !~ /\A\w+(?:::\w+)*\z/) { push @report, broken => "$module: no name of a module"; next }
         next if eval { require $file; 1 };
         my $why = $@;
@@ -99,6 +101,9 @@ sub load (@modules) {
     }
     return @report;
 }
+
+sub file_of ($module) { return "$module.pm" =~ s{::}{/}gr }
+sub loaded ($module) { return $INC{ file_of($module) } }
 
 sub answer (@fields) {
     open my $control, '+<&=', POSIX::dup(CONTROL) or die "the control socket: $!\n";
