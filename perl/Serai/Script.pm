@@ -1,20 +1,42 @@
 package Serai::Script;
 
-# One CGI script, compiled into a package of its own.
+# One CGI script: how it must be run, told from its text before it first runs
+# and from what compiling it has left, and its code.
 
 use v5.36;
 use B ();
 use Cwd ();
-use IO::Handle;
 use POSIX ();
+use Time::HiRes ();
 use Serai::Override;
+use Serai::Pads;
+use Serai::Program;
+use Serai::Symbols;
 
-my $count = 0;
+our $package;    # where its __DATA__ stands
 
 # Settings of CGI.pm that a script's `use` makes, and those of CGI::Carp.
-my @OF_CGI = qw(XHTML NOSTICKY NPH DEBUG TABINDEX CLOSE_UPLOAD_FILES HEADERS_ONCE USE_PARAM_SEMICOLONS
+our @OF_CGI = qw(XHTML NOSTICKY NPH DEBUG TABINDEX CLOSE_UPLOAD_FILES HEADERS_ONCE USE_PARAM_SEMICOLONS
     NO_UNDEF_PARAMS PARAM_UTF8 PUTDATA_UPLOAD APPEND_QUERY_STRING POST_MAX DISABLE_UPLOADS LIST_CONTEXT_WARN);
-my @OF_CARP = qw(WRAP WARN NO_TIMESTAMP TO_BROWSER CUSTOM_MSG DIE_HANDLER EMIT_WARNINGS);
+our @OF_CARP = qw(WRAP WARN NO_TIMESTAMP TO_BROWSER CUSTOM_MSG DIE_HANDLER EMIT_WARNINGS);
+
+# A word that is called, rather than a key, a method or a part of a name.
+my $CALL = qr/(?<![>:{\$\@%&\w'"-])/;
+my $ARGS = qr/\b\s*(?!=>)(?=[;(\s'"\$\@{)])/;
+
+# What keeps a script from running inside the worker: [way, its mark, the reason].
+# $1 of the mark is the reason's %s.
+my @APART = (
+    ['forked', qr/$CALL(?:POSIX::)?(fork|exec|setsid|setpgrp|setpriority|nice|dump|_exit|setlocale|sigprocmask|setrlimit|BSD::Resource|dup2)$ARGS/, 'it calls %s'],
+    ['forked', qr/(?:\$\||\$OUTPUT_AUTOFLUSH)\s*(?:=\s*[^0\s=~]|\+\+)|(?:\+\+|--)\s*\$\|(?!\|)|STDOUT->autoflush/, 'it sets $| to send while it prints'],
+    ['forked', qr/(\$\^S)\b|(\$EXCEPTIONS_BEING_CAUGHT)\b/, 'it asks whether an eval is around it'],
+    ['forked', qr/\$SIG\{\s*['"]?(?!__)[A-Z]+['"]?\s*\}\s*=\s*sub\s*\{[^}]*\bexit\b/, 'a handler of a signal exits'],
+    ['forked', qr/\A(?!.*\bSIG\b.*\bALRM\b).*$CALL\b(alarm)$ARGS/s, 'it calls %s and handles no signal'],
+    ['forked', qr/\bkill\b[^;]*\$(?:\$|PID\b|PROCESS_ID\b)/, 'it sends itself a signal'],
+    ['forked', qr/(\$[<>()]|\$(?:REAL|EFFECTIVE)_[UG](?:SER|ROUP)_ID|\$[EU][UG]ID)\s*=[^=~]/, 'it sets %s'],
+);
+# The same of what runs while it is compiled, which would not run again.
+my $OF_REQUEST = qr/\b(time|localtime|gmtime|rand|srand|STDIN|print|printf|exit|QUERY_STRING|PATH_INFO|(?:REMOTE|HTTP|REQUEST|CONTENT)_\w+|param)\b|(\$\$)(?!\w)/;
 
 # is_script says whether a file is a script rather than data: by its name, or
 # by its first two bytes.
@@ -22,7 +44,7 @@ sub is_script ($path) {
     return 1 if $path =~ /\.(?:cgi|pl|fcgi)\z/;
     open my $file, '<:raw', $path or return 0;
     read $file, my $start, 2;
-    return $start eq '#!';
+    return ($start // '') eq '#!';
 }
 
 # new reads and compiles a script. {error} is a sentence where that failed. A
@@ -44,293 +66,168 @@ sub new ($class, $path, $name, $why = undef) {
     return $script;
 }
 
-sub stat_of ($path) { return join ' ', (stat $path)[0, 1, 7, 9] }
+sub stat_of ($path) { return join ' ', (Time::HiRes::stat($path))[0, 1, 7, 9] }
 
 # current says whether the file is the one that was compiled.
-sub current ($script) { return $script->{stat} eq stat_of($script->{path}) }
+sub current ($script) { return !$script->{spent} && $script->{stat} eq stat_of($script->{path}) }
+
+sub directory ($script) { return $script->{path} =~ s{/[^/]*\z}{}r }
+
+# apart notes that a script cannot run inside the worker.
+sub apart ($script, $mode, $why) { @$script{qw(mode why)} = ($mode, $why) }
 
 # choose tells from the text how a script must be run.
 sub choose ($script, $source) {
-    my $way = sub ($mode, $why) { @$script{qw(mode why)} = ($mode, $why) };
     my ($line) = $source =~ /\A#!\s*(.*?)\s*$/m;
-    my $switches = '';
     $script->{perl} = 1;
     if (defined $line) {
         if ($line !~ /perl/) {
             $script->{perl} = 0;
-            return $way->('exec', 'it is no Perl program');
+            return $script->apart('exec', 'it is no Perl program');
         }
-        ($switches) = $line =~ /perl[0-9.]*\s+(-.*)/ ? $1 : '';
-        $script->{switches} = $switches;
-        $script->{warn} = 1 if $switches =~ /\A-\w*w/;
+        ($script->{switches}) = $line =~ /perl[0-9.]*\s+(-.*)/ ? $1 : '';
+        $script->{warn} = 1 if $script->{switches} =~ /\A-\w*w/;
     }
-    return $way->('exec', "of the switches $switches") if $switches =~ /[^-w\s]/;
+    return $script->apart('exec', "of the switches $script->{switches}") if $script->{switches} =~ /[^-w\s]/;
+    my $code = code($source);
+    return $script->apart('exec', "it uses $1 while it is compiled") if join("\n", early($code)) =~ $OF_REQUEST;
+    return $script->apart('forked', 'its name begins with nph-') if $script->{path} =~ m{/nph-[^/]*\z};
+    for (@APART) {
+        my ($mode, $mark, $why) = @$_;
+        next if $code !~ $mark;
+        my $what = $1 // '';
+        return $script->apart($mode, $why =~ s/%s/$what/r);
+    }
+}
+
+# code is the text without what is not run.
+sub code ($source) {
     my $code = $source =~ s/^__(?:END|DATA)__\r?$.*//msr;
     $code =~ s/^=[a-zA-Z].*?(?:^=cut\b.*?$|\z)//msg;
-    $code =~ s/^\s*#.*$//mg;
-    return $way->('exec', 'it asks for its caller') if $code =~ /\b(?:unless|if)\s*\(?\s*!?\s*caller\b/;
-    return $way->('forked', 'its name begins with nph-') if $script->{path} =~ m{/nph-[^/]*\z};
-    return $way->('forked', "it calls $1") if $code =~ /(?<![>:{\$\@%&\w'"-])(fork|exec|setsid|POSIX::_exit)\b\s*(?!=>)(?=[;(\s'"\$\@{)])/;
-    return $way->('forked', 'it sets $| to send while it prints') if $code =~ /^\s{0,3}(?:\$\||\$OUTPUT_AUTOFLUSH)\s*(?:=\s*[^0\s=]|\+\+)|^\s{0,3}(?:\+\+\s*\$\||STDOUT->autoflush)/m;
+    $code =~ s/(?:^|(?<=[\s;}]))#.*$//mg;
+    $code =~ s/select\s*\(?\s*\(\s*select\b[^;]*\)\s*\[0\]\s*\)?//g;    # of another handle
+    return $code;
+}
+
+# early is what runs while a text is compiled.
+sub early ($code) {
+    my @early;
+    push @early, $1 while $code =~ /\b(BEGIN\s*(\{(?:[^{}]++|(?-1))*+\})|use\s+(?:constant|lib)\b[^;]*;)/g;
+    return @early;
 }
 
 # compile makes {code} of the source.
 sub compile ($script, $source) {
-    $script->{data} = $2 if $source =~ s/^__(END|DATA)__\r?\n(.*)\z//ms;
+    my $path = $script->{path};
+    my $code = code($source);
+    if ($source =~ /^__(END|DATA)__\r?\n/m) {
+        my ($kind, $start) = ($1, $-[0]);
+        @$script{qw(data data_at)} = ($source, $+[0]);
+        $script->{data_utf8} = $code =~ /\buse\s+utf8\b/;
+        substr $source, $start, length $source, $kind eq 'DATA' ? "BEGIN { \$Serai::Script::package = __PACKAGE__ }\n" : '';
+    }
     my @pod = $source =~ /^=([a-zA-Z]\w*)/mg;
     $source .= "\n\n=cut\n" if @pod && $pod[-1] ne 'cut';
 
-    # A variable of the file that a sub uses is declared with `our` instead of
-    # `my`, where that is plainly the same; else the script is forked.
-    my $now = $source;
-    while (1) {
-        my $error = $script->compile_as($now);
-        if (defined $error) {
-            require Serai::Site;
-            my $root = substr $script->{path}, 0, length($script->{path}) - length($script->{name}) - 1;
-            $script->{error} = Serai::Site::sentence("$error", $root, $script->{name});
-            return;
-        }
-        my $name = $script->{mode} eq 'inside' ? $script->captured : undef;
-        last if !defined $name;
-        my $next = $now =~ s/^my(?=\s*(?:\(\s*(?:[\$\@%]\w+\s*,\s*)*)?\Q$name\E(?!\w))/our/mr;
-        if ($next eq $now) {
-            @$script{qw(mode why)} = ('forked', "a sub of it uses the file's variable $name (declare it with our)");
-            $next = $source;
-        }
-        $script->discard;
-        $now = $next;
+    my $error = $script->compile_as("package main; sub serai_main { my \$serai_end;\n#line 1 \"$path\"\n$source\n;Serai::Program::at_end()}");
+    $script->{data_in} = $package;
+    if ($error =~ /Serai::Exit/) { $script->apart('exec', 'it exits while it is compiled') }
+    elsif (length $error) {
+        require Serai::Site;
+        my $root = substr $path, 0, length($path) - length($script->{name}) - 1;
+        $script->{error} = Serai::Site::sentence($error, $root, $script->{name});
     }
-    no strict 'refs';
-    $script->{code} = \&{"$script->{package}::serai_main"};
-    $script->{cgi} = { map { $_ => ${"CGI::$_"} } @OF_CGI } if $INC{'CGI.pm'};
-    $script->{carp} = { map { $_ => ${"CGI::Carp::$_"} } @OF_CARP } if $INC{'CGI/Carp.pm'};
-    $script->remember;
+    elsif ($script->{moved}) { $script->apart('exec', 'it moves standard error while it is compiled') }
+    my %declared = map { $_ => 1 } $code =~ /\bpackage\s+(\w+(?:::\w+)*)/g;
+    my %seen;
+    my @packages = grep { !$seen{$_}++ } keys %declared, $code =~ /(?<![\w:])(\w+(?:::\w+)*)(?=::\w)/g;
+    $script->{symbols} = Serai::Symbols->taken($path, \@packages, \%declared,
+        [grep { !$seen{$_}++ } $code =~ /([\$\@%]\w+(?:::\w+)+)/g]);
+    return $script->discard if defined $script->{error} || $script->{mode} eq 'exec';
+    $script->{code} = *{ Serai::Symbols::glob_of('main::serai_main') }{CODE};
+    $script->{pads} = Serai::Pads->new($path, $script->{code}, $script->{symbols}->subs, $script->{ends});
+    my $why = $script->{pads}{why} // $script->{symbols}->structure;
+    $script->apart('forked', $why) if defined $why && $script->{mode} eq 'inside';
 }
 
-# compile_as compiles a source in a new package; it returns the error.
-sub compile_as ($script, $source) {
-    my $package = $script->{package} = 'Serai::Script::S' . ++$count;
-    my %before = %SIG;
-    # That is dealt with (captured), and no news to the customer.
+# compile_as compiles a text, and notes what that has changed in the process. It
+# returns the error.
+sub compile_as ($script, $text) {
+    Serai::Symbols::clear();
+    my %signals = %SIG;
+    # That is dealt with (inspect), and no news to the customer.
     $SIG{__WARN__} = sub { print STDERR $_[0] if $_[0] !~ /\AVariable "\S+" (?:will not stay shared|is not available) at / };
     my %handlers = %SIG;
-    my $ends = @{ ends() };
-    my %files = map { $_ => 1 } grep { !/\.pm\z/ } keys %INC;
+    my ($ends, @inc) = (scalar @{ ends_of_perl() }, @INC);
+    my %env = %ENV;
     no warnings 'once';
     CGI::initialize_globals() if $INC{'CGI.pm'};
     $CGI::Carp::WRAP = $CGI::Carp::WARN = 0 if $INC{'CGI/Carp.pm'};
     chdir $script->directory;
+    my $umask = umask;
+    my $format = *STDOUT{FORMAT} // 0;
     my $error = '';
-    {
+    Serai::Program::standard('STDOUT', '>', 1, $Serai::Scripts::LOG);
+    SERAI_SCRIPT: {
         local ($@, $^W) = ('', $script->{warn});
         local *0 = \$script->{path};
         local @ARGV;
         FindBin::again() if $INC{'FindBin.pm'};
-        Serai::Scripts::compile_clean("package $package; sub serai_main {\n#line 1 \"$script->{path}\"\n$source\n;}");
-        $error = $@;
+        local $Serai::Override::running = $$;
+        $package = 'main';
+        Serai::Scripts::compile_clean($text);
+        $error = "$@";
     }
-    if ((my $added = @{ ends() } - $ends) > 0) {
-        $script->{ends} = [map { $_->object_2svref } (B::end_av()->ARRAY)[0 .. $added - 1]];
-        splice @{ ends() }, 0, $added;
-    }
+    $script->{ends} = [new_ends($ends)];
     $script->{handlers} = { map { $_ => $SIG{$_} } grep { ($SIG{$_} // '') ne ($handlers{$_} // '') } keys %SIG };
-    set_handlers(\%before);
-    delete $INC{$_} for grep { !/\.pm\z/ && !$files{$_} } keys %INC;
-    return ref $error || length $error ? $error : undef;
+    # CGI::Carp sets that when it is loaded, for all that follow.
+    $script->{handlers}{__WARN__} //= \&CGI::Carp::warn if $INC{'CGI/Carp.pm'} && $text =~ /^\s*(?:BEGIN\s*\{\s*)?use\s+CGI::Carp\b/m;
+    Serai::Program::set_handlers(\%signals);
+    $script->{env} = { map { $_ => $ENV{$_} } grep { !defined $env{$_} || $env{$_} ne $ENV{$_} } keys %ENV };
+    $script->{unset} = [grep { !exists $ENV{$_} } keys %env];
+    %ENV = %env;
+    $script->{inc} = [@INC] if "@INC" ne "@inc";
+    @INC = @inc;
+    Serai::Program::forget_files();
+    $script->{umask} = umask if umask != $umask;
+    umask $umask;
+    my $cwd = Cwd::getcwd() // '';
+    $script->{cwd} = $cwd if $cwd ne (Cwd::realpath($script->directory) // $cwd);
+    $script->{format} = *STDOUT{FORMAT} if (*STDOUT{FORMAT} // 0) != $format;
+    $script->{autoflush} = do { my $old = select STDOUT; my $is = $|; select $old; $is };
+    $script->{layers} = { map { $_ => Serai::Program::layers($_) } qw(STDIN STDOUT STDERR) };
+    $script->{moved} = join(' ', (stat STDERR)[0, 1]) ne join(' ', (stat $Serai::Scripts::LOG)[0, 1]);
+    Serai::Program::rest();
+    no strict 'refs';
+    $script->{cgi} = { map { $_ => ${"CGI::$_"} } @OF_CGI } if $INC{'CGI.pm'};
+    $script->{carp} = { map { $_ => ${"CGI::Carp::$_"} } @OF_CARP } if $INC{'CGI/Carp.pm'};
+    return $error;
 }
 
-sub directory ($script) { return $script->{path} =~ s{/[^/]*\z}{}r }
-
-# ends is the interpreter's own list of END blocks.
-sub ends () {
+# ends_of_perl is the interpreter's own list of END blocks, the last one first.
+sub ends_of_perl () {
     my $list = B::end_av();
     return $list->isa('B::AV') ? $list->object_2svref : [];
 }
 
-# captured names a `my` variable of the file that a named sub uses: such a sub
-# would see the variable of the first request for ever.
-sub captured ($script) {
-    no strict 'refs';
-    my $stash = \%{"$script->{package}::"};
-    for my $name (keys %$stash) {
-        next if ref \$stash->{$name} ne 'GLOB' || $name eq 'serai_main' || !defined &{"$script->{package}::$name"};
-        my $sub = B::svref_2object(\&{"$script->{package}::$name"});
-        next if $sub->GV->STASH->NAME ne $script->{package} || ref $sub->PADLIST eq 'B::NULL' || $sub->XSUB;
-        my $names = $sub->PADLIST->ARRAYelt(0) or next;
-        for my $variable ($names->ARRAY) {
-            next if ref $variable ne 'B::PADNAME' || !length($variable->PV // '');
-            next if !($variable->FLAGS & B::SVf_FAKE()) || $variable->OURSTASH->isa('B::HV');    # not from outside, or `our`
-            return $variable->PV if $variable->PV =~ /\A[\$\@%][a-zA-Z_]/;
-        }
-    }
-    return;
+# new_ends takes out the END blocks that were added to so many. Those of modules
+# stay: a module is loaded once and ends with the process.
+sub new_ends ($before) {
+    my $list = ends_of_perl();
+    my $added = @$list - $before;
+    return if $added <= 0;
+    my @ends = (B::end_av()->ARRAY)[0 .. $added - 1];
+    my @mine = grep { $ends[$_]->FILE !~ /\.pm\z/ } 0 .. $#ends;
+    my @code = map { $ends[$_]->object_2svref } @mine;
+    splice @$list, $_, 1 for reverse @mine;
+    return @code;
 }
 
-# remember notes the package's variables as compiling left them, those that
-# modules exported to it too.
-sub remember ($script) {
-    no strict 'refs';
-    my $stash = \%{"$script->{package}::"};
-    my $known = $script->{variables} //= {};
-    for my $name (keys %$stash) {
-        next if $known->{$name} || $name =~ /::\z/ || ref \$stash->{$name} ne 'GLOB';
-        my $glob = \$stash->{$name};
-        my %is;
-        $is{scalar} = *$glob{SCALAR} if !Internals::SvREADONLY(${ *$glob{SCALAR} });
-        $is{array} = *$glob{ARRAY} if *$glob{ARRAY} && $name ne 'ISA' && $name !~ /\AEXPORT/;
-        $is{hash}  = *$glob{HASH}  if *$glob{HASH};
-        $is{value}  = ${ $is{scalar} } if $is{scalar};
-        $is{values} = [@{ $is{array} }] if $is{array} && @{ $is{array} };
-        $is{pairs}  = { %{ $is{hash} } } if $is{hash} && %{ $is{hash} };
-        $is{glob} = $glob;
-        $known->{$name} = \%is;
-    }
-    $script->{globs} = keys %$stash;
-}
-
-# forget puts the package's variables back and closes its handles, as the end
-# of a process would.
-sub forget ($script) {
-    no strict 'refs';
-    if ($script->{globs} != keys %{"$script->{package}::"}) {
-        my %old = %{ $script->{variables} };
-        $script->remember;
-        for my $name (grep { !$old{$_} } keys %{ $script->{variables} }) {    # made by this run: nothing to keep
-            delete @{ $script->{variables}{$name} }{qw(value values pairs)};
-        }
-    }
-    for my $is (values %{ $script->{variables} }) {
-        my $io = *{ $is->{glob} }{IO};
-        close $io if $io && defined fileno $io;
-        ${ $is->{scalar} } = $is->{value} if $is->{scalar};
-        @{ $is->{array} } = @{ $is->{values} // [] } if $is->{array};
-        %{ $is->{hash} } = %{ $is->{pairs} // {} } if $is->{hash};
-    }
-}
-
-# discard frees the package of a script that changed.
+# discard frees what was compiled.
 sub discard ($script) {
-    return if !$script->{package};
-    require Symbol;
-    delete $script->{variables};
-    Symbol::delete_package($script->{package});
-}
-
-sub set_handlers ($want) {
-    for my $name (keys %SIG) {
-        next if ($SIG{$name} // '') eq ($want->{$name} // '');
-        if (defined $want->{$name}) { $SIG{$name} = $want->{$name} }
-        elsif ($name =~ /\A__/) { delete $SIG{$name} }
-        else { $SIG{$name} = 'DEFAULT' }
-    }
-}
-
-# enter makes the process look to the script like one of its own.
-sub enter ($script, $cgi, $input, $output) {
-    %ENV = %$cgi;
-    open STDIN, '<&', $input or die "standard input: $!\n";
-    open STDOUT, '>&', $output or die "standard output: $!\n";
-    for my $handle (*STDIN, *STDOUT) {    # what the one before left: its position, its layers
-        seek $handle, 0, 0;
-        binmode $handle;
-    }
-    chdir $script->directory or die "chdir: $!\n";
-    no strict 'refs';
-    no warnings 'once';
-    if ($INC{'CGI.pm'}) {
-        CGI::initialize_globals();
-        ${"CGI::$_"} = $script->{cgi}{$_} for keys %{ $script->{cgi} // {} };
-    }
-    if ($INC{'CGI/Carp.pm'}) {
-        patch_carp();
-        ${"CGI::Carp::$_"} = $script->{carp}{$_} for @OF_CARP;
-        @CGI::Carp::WARNINGS = ();
-        CGI::Carp::set_progname($script->{name});
-    }
-    FindBin::again() if $INC{'FindBin.pm'};
-    if (defined $script->{data}) { open *{"$script->{package}::DATA"}, '<', \$script->{data} }
-    $SIG{$_} = $script->{handlers}{$_} for keys %{ $script->{handlers} };
-}
-
-# run runs the script in this process and undoes what it changed. It returns
-# the error that the script died of.
-sub run ($script, $cgi, $input, $output, @arguments) {
-    my %handlers = %SIG;
-    my @inc = @INC;
-    my %files = map { $_ => 1 } grep { !/\.pm\z/ } keys %INC;
-    my ($pid, $umask) = ($$, umask);
-    my $error;
-    SERAI_SCRIPT: {
-        local *0 = \(my $title = $script->{path});
-        local @ARGV = @arguments;
-        local ($/, $,, $\, $", $;, $^W) = ("\n", undef, undef, ' ', "\034", $script->{warn});
-        local ($_, $@);
-        eval { $script->enter($cgi, $input, $output); 1 } or do { $error = $@; last SERAI_SCRIPT };
-        select STDOUT;
-        $| = 0;
-        $Serai::Override::running = $$;
-        eval { $script->{code}->(); 1 } or $error = ref $@ eq 'Serai::Exit' ? undef : "$@";
-    }
-    if ($$ != $pid) { Serai::Worker::flush_all(); POSIX::_exit(0) }    # a child that came back instead of ending
-    for my $end (@{ $script->{ends} // [] }) {
-        SERAI_SCRIPT: { eval { $end->(); 1 } or ref $@ eq 'Serai::Exit' or $error //= "$@" }
-    }
-    $Serai::Override::running = 0;
-    select STDOUT;
-    STDOUT->flush if defined fileno STDOUT;
-    $| = 0;
-    alarm 0;
-    umask $umask;
-    @INC = @inc;
-    delete $INC{$_} for grep { !/\.pm\z/ && !$files{$_} } keys %INC;
-    set_handlers(\%handlers);
-    $script->forget;
-    for (['>&', *STDOUT, $Serai::Scripts::LOG], ['>&', *STDERR, $Serai::Scripts::LOG], ['<', *STDIN, '/dev/null']) {
-        my ($how, $handle, $what) = @$_;
-        open $handle, $how, $what or die "put a standard handle back: $!\n";
-        binmode $handle;
-    }
-    STDERR->autoflush(1);
-    return $error;
-}
-
-# become makes this process, a child of the worker, the script's.
-sub become ($script, $cgi, $input, $output, @arguments) {
-    $Serai::Override::running = 0;
-    @Serai::Override::at_exit = ();
-    $SIG{$_} = 'DEFAULT' for grep { !/\A__/ && ref $SIG{$_} } keys %SIG;
-    @ARGV = @arguments;
-    if ($script->{mode} eq 'exec') {
-        # A Perl script that is not executable runs persistently too.
-        my @command = -x $script->{path} ? $script->{path} : ('/usr/bin/perl', split(' ', $script->{switches}), $script->{path});
-        %ENV = %$cgi;
-        open STDIN, '<&', $input and open STDOUT, '>&', $output and chdir $script->directory
-            and exec { $command[0] } @command, @arguments;
-        print STDERR "Serai: exec $script->{name}: $!\n";
-        POSIX::_exit(127);
-    }
-    srand;
-    *0 = \(my $title = $script->{path});
-    $^W = $script->{warn};
-    $script->enter($cgi, $input, $output);
-    close $_ for $input, $output;    # a child that closes its standard handles must not hold the reply
-    select STDOUT;
-    @Serai::Override::at_exit = @{ $script->{ends} // [] };
-    $script->{code}->();
-    CORE::exit(0);
-}
-
-# CGI::Carp asks whether an eval will catch an error. The server's own does not
-# count.
-sub patch_carp () {
-    no warnings qw(redefine once);
-    *CGI::Carp::ineval = sub {
-        for (my $i = 1; my ($package, undef, undef, $sub) = caller $i; $i++) {
-            return $package ne __PACKAGE__ if $sub eq '(eval)';
-        }
-        return 0;
-    };
+    my $symbols = delete $script->{symbols} or return;
+    delete @$script{qw(code pads ends format)};
+    $symbols->discard;
 }
 
 1;

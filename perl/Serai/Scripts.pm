@@ -19,8 +19,10 @@ use IO::Handle;
 use POSIX ();
 use Serai::CGI;
 use Serai::Override;
+use Serai::Program;
 use Serai::Reply;
 use Serai::Script;
+use Serai::Symbols;
 use Serai::Worker;
 
 my %SCRIPTS;        # path → Serai::Script
@@ -38,6 +40,9 @@ sub serve_by ($site) {
     %BASE = %ENV;
     $LOG = $site->{log};
     $LOG->autoflush(1);
+    Serai::Override::hide_callers();
+    Serai::Program::begin();
+    Serai::Symbols::begin();
     $site->{respond} = sub ($env, $body) {
         my $id = $env->{SERAI_REQUEST} // '';
         respond($site, \@dirs, $env, $body, $id);
@@ -137,7 +142,7 @@ sub arguments ($cgi) {
 # run_inside runs a script in this process and sends its output.
 sub run_inside ($script, $cgi, $input, $id) {
     my $output = Serai::Worker::temporary();
-    my $error = $script->run($cgi, $input, $output, arguments($cgi));
+    my $error = Serai::Program::run($script, $cgi, $input, $output, arguments($cgi));
     if (defined $error) {
         $error .= "\n" if $error !~ /\n\z/;
         print {$LOG} "Serai: request $id: $script->{name} died: $error";
@@ -157,10 +162,11 @@ sub prepare_child ($script, $input) {
 # run_child runs a script in a child and sends its output as it comes.
 sub run_child ($script, $cgi, $pipe, $id) {
     my ($input, $read, $write) = @$pipe;
+    $script->{symbols}->show if $script->{symbols};
     my $pid = Serai::Override::fork_closing();
     if (defined $pid && !$pid) {
         close $read;
-        $script->become($cgi, $input, $write, arguments($cgi));
+        Serai::Program::become($script, $cgi, $input, $write, arguments($cgi));
     }
     close $write;
     close $input;

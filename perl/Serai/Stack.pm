@@ -45,7 +45,7 @@ sub report ($log, $root, $what) {
     my $text = line("Serai: request $id $what: $method $uri");
     my $frames = 0;
     for (my $i = 2; my ($package, $file, $line) = caller $i; $i++) {    # 1 is an eval of perl itself
-        last if $frames && $package =~ /\ASerai::(?:PSGI|Scripts?|Worker)\z/;
+        last if $frames && $package =~ /\ASerai::(?:PSGI|Scripts|Program|Worker)\z/;
         if (++$frames > FRAMES) { $text .= "    and what has called it\n"; last }
         $file =~ s/\A\Q$root\E\///;
         $file = '...' . substr $file, -200 if length $file > 200;
@@ -54,11 +54,8 @@ sub report ($log, $root, $what) {
     while ($text =~ /(.{1,@{[PIECE - 1]}}\n)/gs) { syswrite $log, $1 }
 }
 
-# name is a sub as its author knows it: scripts are compiled into packages of ours.
-sub name ($sub) {
-    return 'main program' if !defined $sub || $sub =~ /\ASerai::Script::S[0-9]+::serai_main\z/;
-    return $sub =~ s/\ASerai::Script::S[0-9]+::/main::/r;
-}
+# name is a sub as its author knows it.
+sub name ($sub) { return !defined $sub || $sub eq 'main::serai_main' ? 'main program' : $sub }
 
 # line makes one line of the log, whatever the text.
 sub line ($text) {
