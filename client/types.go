@@ -78,29 +78,57 @@ type LaunchResult struct {
 	Message string `json:"message,omitempty"` // of the site's code, where not loaded
 }
 
-// Running is what runs of a site.
+// Running is what runs of a site. Counters are those since the front proxy
+// started; what cannot be asked is left out.
 type Running struct {
-	Phase    string           `json:"phase,omitempty"` // off, asleep, starting, running, backoff; empty is unknown
-	PID      int              `json:"pid,omitempty"`   // of the main process
+	Phase    string           `json:"phase,omitempty"`  // off, asleep, starting, running, backoff; empty is unknown
+	PID      int              `json:"pid,omitempty"`    // of the main process: the loaded process, or the only worker
+	Memory   *Memory          `json:"memory,omitempty"` // of the main process
 	Launch   int64            `json:"launch,omitempty"`
-	Requests int64            `json:"requests"` // since the proxy started
-	Status   map[string]int64 `json:"status,omitempty"`
+	Requests int64            `json:"requests"`
+	Status   map[string]int64 `json:"status,omitempty"` // requests by kind of answer: "2xx" …
 	BytesIn  int64            `json:"bytesIn"`
 	BytesOut int64            `json:"bytesOut"`
 	Idle     int              `json:"idle"` // workers
 	Busy     int              `json:"busy"`
 	Queued   int              `json:"queued"` // requests
 	Wakes    int64            `json:"wakes"`
-	Workers  []Worker         `json:"workers,omitempty"`
+	Workers  []Worker         `json:"workers,omitempty"` // in order of age, the oldest first
+	// Left counts the workers that are no more, by reason: requests, size,
+	// timeout (the limits of spec.workers), memory (killed by the kernel in a
+	// request), died, protocol (killed for a breach of the worker protocol), code
+	// (the site's code wanted it), idle, reload, proxy (given up in a request
+	// whose client had gone).
+	Left   map[string]int64 `json:"left,omitempty"`
+	Starts *Starts          `json:"starts,omitempty"`
 }
 
 // Worker is one process that serves a site.
 type Worker struct {
-	PID      int   `json:"pid"`
-	Launch   int64 `json:"launch"`
-	Requests int64 `json:"requests"`
-	Busy     bool  `json:"busy"`
-	SinceMs  int64 `json:"sinceMs"` // connected for so long, in milliseconds
+	PID       int     `json:"pid"`
+	Launch    int64   `json:"launch"`
+	Requests  int64   `json:"requests"` // served by it, with the one that it serves
+	Busy      bool    `json:"busy"`
+	RequestMs int64   `json:"requestMs,omitempty"` // it has had its request for so long, in milliseconds
+	SinceMs   int64   `json:"sinceMs"`             // connected for so long, in milliseconds
+	Memory    *Memory `json:"memory,omitempty"`
+}
+
+// Memory is that of one process, in bytes.
+type Memory struct {
+	Private int64 `json:"private"` // pages that it has alone: what spec.workers.size bounds
+	Shared  int64 `json:"shared"`  // pages that other processes have too
+	PSS     int64 `json:"pss"`     // private, and of each shared page its part
+	Swap    int64 `json:"swap"`    // swapped out
+}
+
+// Starts are the last starts of a site's main process: from the request that
+// woke it, or from the wish for a launch, to loaded code.
+type Starts struct {
+	Last     time.Time `json:"last"`
+	Millis   []int64   `json:"millis"` // at most 20, the newest last
+	MedianMs int64     `json:"medianMs"`
+	MaxMs    int64     `json:"maxMs"`
 }
 
 // Sent is a message that the relay took.

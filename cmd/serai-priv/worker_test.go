@@ -82,7 +82,29 @@ func TestWorkersAreAsked(t *testing.T) {
 		t.Errorf("one that was stopped: %+v", how)
 	}
 
+	// How large it is can be read by who may ask, again and again until it ends.
 	w, _ := stuck("/sleep")
+	for _, pid := range []int{os.Getpid(), s.cmd.Process.Pid, s.proxy.pid} {
+		_, err := s.seraid.Call(s.ctx(), privsep.OpSize, privsep.WorkerRef{Site: 1, PID: pid}, nil)
+		if serai.KindOf(err) != serai.NotFound {
+			t.Errorf("size of %d: %v", pid, err)
+		}
+	}
+	files, err := s.seraid.Call(s.ctx(), privsep.OpSize, privsep.WorkerRef{Site: 1, PID: w.pid}, nil)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("size: %v, %v", files, err)
+	}
+	defer files[0].Close()
+	size := func() string {
+		files[0].Seek(0, io.SeekStart)
+		text, _ := io.ReadAll(files[0])
+		return string(text)
+	}
+	for range 2 {
+		if text := size(); !strings.Contains(text, "\nPrivate_Dirty:") {
+			t.Errorf("size %q", text)
+		}
+	}
 	for _, pid := range []int{os.Getpid(), s.cmd.Process.Pid, s.seraid.pid} {
 		_, err := s.proxy.Call(s.ctx(), privsep.OpAskWorker, privsep.WorkerRef{Site: 1, PID: pid}, nil)
 		if serai.KindOf(err) != serai.NotFound {
@@ -91,6 +113,10 @@ func TestWorkersAreAsked(t *testing.T) {
 	}
 	if _, err := s.proxy.Call(s.ctx(), privsep.OpAskWorker, privsep.WorkerRef{Site: 1, PID: w.pid}, nil); err != nil || !alive(w.pid) {
 		t.Errorf("ask-worker: %v", err)
+	}
+	end(w.pid)
+	if text := size(); text != "" {
+		t.Errorf("size of one that has ended: %q", text)
 	}
 	s.stop()
 	s.nothingLeft()

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -120,6 +123,7 @@ func (a *app) nameList(title string, names []string) {
 	}
 }
 
+// running shows what runs of a site, the sizes first that a limit is about.
 func (a *app) running(r *client.Running) {
 	a.section("Running")
 	phase := r.Phase
@@ -130,17 +134,56 @@ func (a *app) running(r *client.Running) {
 	if r.PID != 0 {
 		fmt.Fprintf(a.out, ", pid %d, launch %d", r.PID, r.Launch)
 	}
+	if m := r.Memory; m != nil {
+		fmt.Fprintf(a.out, ", %s private, %s shared, %s PSS", mebibytes(m.Private), mebibytes(m.Shared), mebibytes(m.PSS))
+	}
 	fmt.Fprintf(a.out, "\n  %d requests, %s in, %s out, %d wakes\n", r.Requests, serai.Bytes(r.BytesIn), serai.Bytes(r.BytesOut), r.Wakes)
+	if st := r.Starts; st != nil {
+		fmt.Fprintf(a.out, "  cold starts: %d ms at %s; median %d ms, longest %d ms of the last %d\n",
+			st.Millis[len(st.Millis)-1], st.Last.Format(time.RFC3339), st.MedianMs, st.MaxMs, len(st.Millis))
+	}
 	fmt.Fprintf(a.out, "  %d workers busy, %d idle, %d requests queued\n", r.Busy, r.Idle, r.Queued)
+	if len(r.Left) > 0 {
+		fmt.Fprintf(a.out, "  workers that are gone: %s\n", counted(r.Left))
+	}
 	if len(r.Workers) == 0 {
 		return
 	}
 	var t table
-	t.add("PID", "LAUNCH", "REQUESTS", "BUSY", "SINCE")
+	t.add("PID", "LAUNCH", "AGE", "REQUESTS", "DOES", "PRIVATE", "SHARED", "PSS")
 	for _, w := range r.Workers {
-		since := time.Duration(w.SinceMs) * time.Millisecond
-		t.add(strconv.Itoa(w.PID), strconv.FormatInt(w.Launch, 10), strconv.FormatInt(w.Requests, 10),
-			strconv.FormatBool(w.Busy), since.Truncate(time.Second).String())
+		does := "idle"
+		if w.Busy {
+			does = "busy for " + short(w.RequestMs)
+		}
+		row := []string{strconv.Itoa(w.PID), strconv.FormatInt(w.Launch, 10), short(w.SinceMs), strconv.FormatInt(w.Requests, 10), does}
+		if m := w.Memory; m != nil {
+			row = append(row, mebibytes(m.Private), mebibytes(m.Shared), mebibytes(m.PSS))
+		}
+		t.add(row...)
 	}
 	a.indented(&t)
 }
+
+// counted lists counts by name, the largest first.
+func counted(counts map[string]int64) string {
+	names := slices.SortedFunc(maps.Keys(counts), func(x, y string) int {
+		return cmp.Or(cmp.Compare(counts[y], counts[x]), cmp.Compare(x, y))
+	})
+	for i, name := range names {
+		names[i] = fmt.Sprintf("%d %s", counts[name], clean(name))
+	}
+	return strings.Join(names, ", ")
+}
+
+// short is a time as people read it.
+func short(ms int64) string {
+	d := time.Duration(ms) * time.Millisecond
+	if d < 10*time.Second {
+		return d.Truncate(100 * time.Millisecond).String()
+	}
+	return d.Truncate(time.Second).String()
+}
+
+// mebibytes is a size that nobody needs to the byte.
+func mebibytes(n int64) string { return fmt.Sprintf("%.1fMi", float64(n)/(1<<20)) }

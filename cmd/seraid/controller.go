@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"serai.dev/serai"
 	"serai.dev/serai/client"
@@ -48,6 +50,11 @@ func (c *controller) Site(ctx context.Context, site serai.Key) (client.Running, 
 		return client.Running{}, err
 	}
 	run := client.Running{Phase: seen.Phase, PID: seen.PID}
+	sizes, cancel := context.WithTimeout(ctx, sizesTime)
+	defer cancel()
+	if seen.PID != 0 {
+		run.Memory = c.memory(sizes, seen.Number, seen.PID)
+	}
 	stats, err := c.rec.Stats(ctx)
 	if err != nil { // the proxy is away: its fields stay empty
 		return run, nil
@@ -58,12 +65,30 @@ func (c *controller) Site(ctx context.Context, site serai.Key) (client.Running, 
 	}
 	s := stats[i]
 	run.Requests, run.Status, run.BytesIn, run.BytesOut = s.Requests, s.Status, s.BytesIn, s.BytesOut
-	run.Idle, run.Busy, run.Queued, run.Wakes = s.Idle, s.Busy, s.Queued, s.Wakes
+	run.Idle, run.Busy, run.Queued, run.Wakes, run.Left = s.Idle, s.Busy, s.Queued, s.Wakes, s.Left
+	slices.SortFunc(s.Workers, func(a, b route.WorkerStats) int {
+		return cmp.Or(cmp.Compare(b.SinceMs, a.SinceMs), cmp.Compare(a.PID, b.PID))
+	})
 	for _, w := range s.Workers {
-		run.Workers = append(run.Workers, client.Worker{PID: w.PID, Launch: w.Launch, Requests: w.Requests, Busy: w.Busy, SinceMs: w.SinceMs})
+		run.Workers = append(run.Workers, client.Worker{PID: w.PID, Launch: w.Launch, Requests: w.Requests,
+			Busy: w.Busy, RequestMs: w.RequestMs, SinceMs: w.SinceMs, Memory: c.memory(sizes, seen.Number, w.PID)})
 		run.Launch = max(run.Launch, w.Launch)
 	}
 	return run, nil
+}
+
+// sizesTime is how long the memory of a site's processes may be looked at: one
+// that changes its map lets who looks at it wait.
+const sizesTime = 2 * time.Second
+
+// memory is nil where it cannot be had: the process has ended, or time is over.
+func (c *controller) memory(ctx context.Context, site uint32, pid int) *client.Memory {
+	size, err := c.rec.Size(ctx, site, pid)
+	if err != nil {
+		return nil
+	}
+	m := client.Memory(size)
+	return &m
 }
 
 func (c *controller) State(context.Context) (client.Status, error) {

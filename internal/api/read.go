@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"serai.dev/serai"
@@ -171,6 +172,13 @@ func settled(r serai.Resource, generation int64) bool {
 // describedEvents is how many events a description shows.
 const describedEvents = 10
 
+// shownStarts is how many starts it tells of, eventStarted the reason of the
+// reconciler's event for one.
+const (
+	shownStarts  = 20
+	eventStarted = "Started"
+)
+
 func (s *Server) describe(c *call) (any, error) {
 	key := c.key()
 	r, err := s.find(c, key)
@@ -192,18 +200,39 @@ func (s *Server) describe(c *call) (any, error) {
 		d.Events, err = s.store.Events(c.r.Context(), key.Name, -1, describedEvents)
 		return d, err
 	}
-	running, err := s.ctl.Site(c.r.Context(), key)
+	running, siteErr := s.ctl.Site(c.r.Context(), key)
+	events, err := s.siteEvents(c, key)
 	if err != nil {
-		d.Warning = serai.Message(err)
-	} else {
-		d.Running = &running
+		return nil, err
 	}
-	d.Events, err = s.siteEvents(c, key)
-	return d, err
+	d.Events = events[max(0, len(events)-describedEvents):]
+	if siteErr != nil {
+		d.Warning = serai.Message(siteErr)
+		return d, nil
+	}
+	running.Starts = starts(events)
+	d.Running = &running
+	return d, nil
 }
 
-// siteEvents are the last events of a site, looked for among the newest of its
-// tenant.
+// starts takes the last starts out of a site's events; nil where there are none.
+func starts(events []serai.Event) *client.Starts {
+	var st client.Starts
+	for _, e := range events {
+		if ms, err := strconv.ParseInt(e.Fields["millis"], 10, 64); err == nil && e.Reason == eventStarted {
+			st.Last, st.Millis = e.Time, append(st.Millis, ms)
+		}
+	}
+	if len(st.Millis) == 0 {
+		return nil
+	}
+	st.Millis = st.Millis[max(0, len(st.Millis)-shownStarts):]
+	sorted := slices.Sorted(slices.Values(st.Millis))
+	st.MedianMs, st.MaxMs = sorted[len(sorted)/2], sorted[len(sorted)-1]
+	return &st
+}
+
+// siteEvents are the events of a site among the newest of its tenant.
 func (s *Server) siteEvents(c *call, key serai.Key) ([]serai.Event, error) {
 	all, err := s.store.Events(c.r.Context(), key.Tenant, -1, maxEvents)
 	if err != nil {
@@ -215,5 +244,5 @@ func (s *Server) siteEvents(c *call, key serai.Key) ([]serai.Event, error) {
 			mine = append(mine, e)
 		}
 	}
-	return mine[max(0, len(mine)-describedEvents):], nil
+	return mine, nil
 }

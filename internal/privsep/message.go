@@ -62,6 +62,7 @@ const (
 	OpRun           = "run"            // [seraid] Task → TaskResult; starts a process beside the site's own, of the same walls, and waits until it is up
 	OpEndTask       = "end-task"       // [seraid] EndTask → {}; SIGTERM, and SIGKILL to its leaf after the grace; answers when nothing of it runs, and forgets how it ended
 	OpLogs          = "logs"           // [seraid] SiteRef → {} and the read end of the site's log pipe; Unavailable where the site sleeps
+	OpSize          = "size"           // [seraid] WorkerRef → {} and a descriptor of the process's /proc/PID/smaps_rollup, which can be read again and again
 	OpSetRoutes     = "set-routes"     // [seraid] {} and a memfd sealed against shrinking → {}; kept for the proxy, see package route
 	OpRoutes        = "routes"         // [proxy] → {} and that memfd; NotFound before the first set-routes
 	OpFiles         = "files"          // [proxy] FilesRef → {} and an O_PATH descriptor of the directory

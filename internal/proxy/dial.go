@@ -113,7 +113,7 @@ func (p *pool) adopt(c *worker.Conn) bool {
 	}
 	p.dialing--
 	p.badUntil = time.Time{}
-	p.members[c] = &member{idleSince: time.Now()}
+	p.members[c] = &member{since: time.Now()}
 	p.idle = append(p.idle, c)
 	p.scheduleRetire()
 	p.t.dispatch()
@@ -136,7 +136,7 @@ func (p *pool) died(c *worker.Conn) {
 		return
 	}
 	p.idle = slices.Delete(p.idle, i, i+1)
-	p.lose(c)
+	p.lose(c, route.LeftDied)
 	p.keepMin()
 }
 

@@ -71,14 +71,15 @@ type pool struct {
 	main   int                   // pid of the site's main process, 0 where asleep or not known
 	exit   exit
 
+	left   map[string]int64 // workers that are no more, by reason
 	counts counts
 }
 
 // A member is what a pool notes of a worker.
 type member struct {
-	requests  int64
-	busy      bool
-	idleSince time.Time
+	requests int64
+	busy     bool
+	since    time.Time // that it is busy or not
 }
 
 // exit is the last end of a main process.
@@ -123,6 +124,7 @@ func newPool(up *Upstream, t *tenant, rs *route.Site) *pool {
 		target:  worker.Target{Socket: up.Socket(rs.Number), Site: rs.Number, UID: rs.UID},
 		members: make(map[*worker.Conn]*member),
 		ghosts:  make(map[int]chan struct{}),
+		left:    make(map[string]int64),
 		exit:    exit{note: make(chan struct{})},
 	}
 	p.dials, p.stopDials = context.WithCancel(context.Background())
@@ -182,7 +184,7 @@ func (p *pool) acquire(ctx context.Context) (*worker.Conn, error) {
 	// The grant came at the same moment.
 	g := <-w.ready
 	if g.conn != nil && ctx.Err() != nil {
-		p.release(g.conn, true)
+		p.release(g.conn, "")
 		return nil, ctx.Err()
 	}
 	return g.conn, g.err
@@ -207,20 +209,26 @@ func (p *pool) pop() *worker.Conn {
 	c := p.idle[len(p.idle)-1]
 	p.idle = p.idle[:len(p.idle)-1]
 	if !c.Idle() {
-		p.lose(c)
+		p.lose(c, route.LeftDied)
 		return nil
 	}
 	m := p.members[c]
-	m.busy = true
+	m.busy, m.since = true, time.Now()
 	m.requests++
 	p.busy++
 	p.t.busy++
 	return c
 }
 
-// lose forgets a worker that is not busy.
-func (p *pool) lose(c *worker.Conn) {
+// forget takes a worker that is not busy out of the pool.
+func (p *pool) forget(c *worker.Conn, reason string) {
 	delete(p.members, c)
+	p.left[reason]++
+}
+
+// lose forgets one that cannot be told to leave.
+func (p *pool) lose(c *worker.Conn, reason string) {
+	p.forget(c, reason)
 	c.Close()
 }
 
@@ -254,20 +262,23 @@ func (p *pool) refuseAll(r *refusal) {
 	}
 }
 
-// release gives a worker back. Where it cannot be used again its connection is
-// closed.
-func (p *pool) release(c *worker.Conn, reuse bool) {
+// release gives a worker back. Where there is a reason that it cannot be used
+// again its connection is closed.
+func (p *pool) release(c *worker.Conn, reason string) {
 	p.t.mu.Lock()
 	m := p.free(c)
 	quit := false
 	switch {
-	case !reuse:
-		p.lose(c)
-	case p.outdated(c) || len(p.members)+p.dialing > p.site.Workers.Max:
-		delete(p.members, c)
+	case reason != "":
+		p.lose(c, reason)
+	case p.outdated(c):
+		p.forget(c, route.LeftReload)
+		quit = true
+	case len(p.members)+p.dialing > p.site.Workers.Max:
+		p.forget(c, route.LeftIdle)
 		quit = true
 	default:
-		m.idleSince = time.Now()
+		m.since = time.Now()
 		p.idle = append(p.idle, c)
 		p.scheduleRetire()
 	}
@@ -302,7 +313,7 @@ func (p *pool) abandon(c *worker.Conn) {
 	back := make(chan struct{})
 	p.t.mu.Lock()
 	p.free(c)
-	delete(p.members, c)
+	p.forget(c, route.LeftProxy)
 	p.ghosts[c.PID] = back
 	timeout := time.Duration(p.site.Workers.Timeout)
 	p.t.dispatch()
@@ -340,7 +351,7 @@ func (p *pool) scheduleRetire() {
 	if p.retire != nil || idle == 0 || len(p.idle) == 0 || len(p.members) <= p.site.Workers.Min {
 		return
 	}
-	due := time.Until(p.members[p.idle[0]].idleSince.Add(idle))
+	due := time.Until(p.members[p.idle[0]].since.Add(idle))
 	p.retire = time.AfterFunc(max(due, 0), p.retireIdle)
 }
 
@@ -350,9 +361,9 @@ func (p *pool) retireIdle() {
 	var quit []*worker.Conn
 	idle := time.Duration(p.site.Workers.Idle)
 	for len(p.idle) > 0 && len(p.members) > p.site.Workers.Min &&
-		time.Since(p.members[p.idle[0]].idleSince) >= idle {
+		time.Since(p.members[p.idle[0]].since) >= idle {
 		quit = append(quit, p.idle[0])
-		delete(p.members, p.idle[0])
+		p.forget(p.idle[0], route.LeftIdle)
 		p.idle = slices.Delete(p.idle, 0, 1)
 	}
 	p.scheduleRetire()
@@ -375,7 +386,7 @@ func (p *pool) update(rs *route.Site) {
 	}
 	for len(p.members)+p.dialing > rs.Workers.Max && len(p.idle) > 0 {
 		quit = append(quit, p.idle[0])
-		delete(p.members, p.idle[0])
+		p.forget(p.idle[0], route.LeftIdle)
 		p.idle = slices.Delete(p.idle, 0, 1)
 	}
 	if p.retire != nil && p.retire.Stop() {
@@ -396,7 +407,7 @@ func (p *pool) dismiss(bad func(*worker.Conn) bool) (quit []*worker.Conn) {
 		if !bad(c) {
 			return false
 		}
-		delete(p.members, c)
+		p.forget(c, route.LeftReload)
 		quit = append(quit, c)
 		return true
 	})

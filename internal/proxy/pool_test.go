@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"strings"
 	"sync"
@@ -414,5 +415,47 @@ func TestAbandon(t *testing.T) {
 				t.Error("it was killed all the same")
 			}
 		})
+	}
+}
+
+// TestLeft counts why workers are no more.
+func TestLeft(t *testing.T) {
+	w := newWorld(t)
+	rs := w.site(1, "app.test")
+	rs.Workers.Max, rs.Workers.Timeout = 1, serai.Duration(50*time.Millisecond)
+	hold := make(chan struct{})
+	w.serve(rs, each(func(c *fakeWorker, r *fakeRequest) {
+		switch path := r.env["PATH_INFO"]; path {
+		case "/1", "/3", "/5":
+			c.whole(path[1]-'0', head("200"), "bye")
+		case "/late":
+			<-hold
+			c.whole(0, head("200"), "at last")
+		case "/wrong":
+			c.frame('z', nil)
+		default:
+			c.whole(0, head("200"), "stays")
+		}
+	}))
+	for _, path := range []string{"/1", "/3", "/3", "/5", "/late", "/wrong", "/"} {
+		w.mustGet("GET", path, "app.test", nil)
+	}
+	rs = w.site(1, "app.test") // with time enough
+	w.set(route.Record{Site: rs})
+	busy := w.start("app.test", "/late")
+	await(t, "the age of a request", func() bool {
+		s := w.stats(1)
+		return len(s.Workers) == 1 && s.Workers[0].Busy && s.Workers[0].RequestMs > 0
+	})
+	close(hold)
+	receive(t, busy)
+	await(t, "it is idle", func() bool { return w.stats(1).Idle == 1 })
+	rs = w.site(1, "app.test")
+	rs.Launch = 2
+	w.set(route.Record{Site: rs})
+	want := map[string]int64{"requests": 1, "size": 2, "code": 1, "timeout": 1, "protocol": 1, "reload": 1}
+	await(t, "all have left", func() bool { return len(w.stats(1).Workers) == 0 })
+	if got := w.stats(1).Left; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

@@ -113,7 +113,7 @@ func (j *job) failed(c *worker.Conn, e *worker.Exchange, err error) (again bool)
 		x.s.up.Kill(x.site.Number, c.PID)
 	}
 	x.broken(c.PID, f.Cause, killed, detail)
-	j.p.release(c, false)
+	j.p.release(c, left(f.Cause, killed))
 	if again {
 		j.quick()
 		e.Settle() // nothing writes the body any more
@@ -133,12 +133,30 @@ func (j *job) failed(c *worker.Conn, e *worker.Exchange, err error) (again bool)
 	return false
 }
 
+// left is why a worker that did not complete its request is no more.
+func left(cause worker.Cause, killed string) string {
+	switch {
+	case cause == worker.Timeout:
+		return route.LeftTimeout
+	case cause == worker.Protocol:
+		return route.LeftProtocol
+	case cause == worker.Aborted: // the request could not be read back
+		return route.LeftProxy
+	case killed == route.KilledYes:
+		return route.LeftMemory
+	}
+	return route.LeftDied
+}
+
 // settle gives a worker back whose reply is complete, at once where its request
 // is written too.
 func (j *job) settle(c *worker.Conn, e *worker.Exchange) {
 	end := func() {
-		leaves := e.Settle()
-		j.p.release(c, !leaves && e.Complete())
+		reason := e.Settle()
+		if reason == "" && !e.Complete() {
+			reason = route.LeftProxy
+		}
+		j.p.release(c, reason)
 		j.done()
 	}
 	if e.Settled() {
@@ -308,7 +326,7 @@ func (j *job) cutOff(c *worker.Conn, e *worker.Exchange, err error) {
 		j.breach(c, f.Err)
 	}
 	x.broken(c.PID, f.Cause, killed, detail)
-	j.p.release(c, false)
+	j.p.release(c, left(f.Cause, killed))
 	j.settleBroken(e)
 }
 

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"maps"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -38,9 +39,14 @@ func (p *pool) snapshot() route.SiteStats {
 	p.t.mu.Lock()
 	defer p.t.mu.Unlock()
 	s.Idle, s.Busy, s.Queued = len(p.idle), p.busy, len(p.queue)
+	s.Left = maps.Clone(p.left)
 	for w, m := range p.members {
-		s.Workers = append(s.Workers, route.WorkerStats{PID: w.PID, Launch: w.Launch,
-			Requests: m.requests, Busy: m.busy, SinceMs: time.Since(w.Since).Milliseconds()})
+		stats := route.WorkerStats{PID: w.PID, Launch: w.Launch,
+			Requests: m.requests, Busy: m.busy, SinceMs: time.Since(w.Since).Milliseconds()}
+		if m.busy {
+			stats.RequestMs = time.Since(m.since).Milliseconds()
+		}
+		s.Workers = append(s.Workers, stats)
 	}
 	return s
 }

@@ -122,7 +122,22 @@ type SiteStats struct {
 	Queued   int              `json:"queued"`
 	Wakes    int64            `json:"wakes"` // requests that found no worker and no loaded process
 	Workers  []WorkerStats    `json:"workers,omitempty"`
+	Left     map[string]int64 `json:"left,omitempty"` // workers that are no more, by reason: LeftRequests …
 }
+
+// Why a worker is no more.
+const (
+	LeftRequests = "requests" // it has served workers.requests
+	LeftSize     = "size"     // it has grown above workers.size
+	LeftCode     = "code"     // the site's code wanted it
+	LeftIdle     = "idle"     // too little to do
+	LeftReload   = "reload"   // of an older launch, or of a site that was closed
+	LeftTimeout  = "timeout"  // a request took longer than workers.timeout
+	LeftMemory   = "memory"   // the kernel killed it for memory in a request
+	LeftDied     = "died"
+	LeftProtocol = "protocol" // it broke the worker protocol
+	LeftProxy    = "proxy"    // left alone in a request: its client had gone, or our disk failed
+)
 
 // WorkerStats is one connected worker.
 type WorkerStats struct {
@@ -131,4 +146,6 @@ type WorkerStats struct {
 	Requests int64 `json:"requests"`
 	Busy     bool  `json:"busy"`
 	SinceMs  int64 `json:"sinceMs"` // connected since
+	// RequestMs is for how long it has had the request that it serves.
+	RequestMs int64 `json:"requestMs,omitempty"`
 }

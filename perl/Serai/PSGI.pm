@@ -47,7 +47,7 @@ sub serve_by ($site, $app) {
         undef $trace;
         eval {
             my $reply = $app->($env);
-            $Serai::Reply::flags = 1 if $env->{'psgix.harakiri.commit'};
+            $Serai::Reply::flags = Serai::Reply::LEAVES_FOR_CODE if $env->{'psgix.harakiri.commit'};
             answer($reply);
             1;
         } or failed($site->{pid}, $label, $id, $@);

@@ -12,9 +12,10 @@ use Errno qw(EINTR);
 
 use constant DATA_MAX => 1 << 20;    # bytes of a data frame, and of a whole reply's body
 use constant HEAD_MAX => 128 << 10;
+use constant { LEAVES => 1, LEAVES_FOR_SIZE => 3, LEAVES_FOR_CODE => 5 };    # why the worker leaves after a reply
 
 our $socket;
-our $flags   = 0;     # 1: the worker leaves after this reply
+our $flags   = 0;     # of the reply's last frame
 our $weight;          # a Serai::Size that shall look before the last frame
 our $state   = 'done';    # '' nothing sent, 'head' begun, 'done' or no request
 our $no_body = 0;     # a reply to HEAD, or one with the status 204 or 304
@@ -76,7 +77,7 @@ sub token ($name, $value) {
 
 # weigh decides whether the worker leaves for its size.
 sub weigh {
-    $flags |= $weight->look;
+    $flags = LEAVES_FOR_SIZE if !$flags && $weight->look;
     undef $weight;
 }
 

@@ -150,7 +150,7 @@ sub serve ($connection, $site) {
             if ($type eq 'P') { $body = body($connection, \$buffer) // return 'eof' }
 
             $Serai::Reply::state   = '';
-            $Serai::Reply::flags   = $left == 1 ? 1 : 0;
+            $Serai::Reply::flags   = $left == 1 ? Serai::Reply::LEAVES : 0;
             $Serai::Reply::weight  = $weight && $weight->due(\%env);
             $Serai::Reply::no_body = $env{REQUEST_METHOD} eq 'HEAD';
             $Serai::Stack::request = \%env;
@@ -178,7 +178,7 @@ sub forget () {
 sub exited ($pid) {
     return if $$ != $pid || $Serai::Reply::state eq 'done';
     print STDERR "Serai: the code called exit in the middle of a request: the worker ends\n";
-    $Serai::Reply::flags = 1;
+    $Serai::Reply::flags = Serai::Reply::LEAVES_FOR_CODE;
     Serai::Reply::abort('the code called exit');
 }
 

@@ -80,7 +80,9 @@ func (c *Controller) Stats(context.Context) ([]route.SiteStats, error) { return 
 // Site implements api.Controller.
 func (c *Controller) Site(context.Context, serai.Key) (client.Running, error) {
 	return client.Running{Phase: "running", PID: 4711, Launch: 1, Requests: 12, BytesIn: 2048, BytesOut: 1 << 20, Idle: 1,
-		Workers: []client.Worker{{PID: 4712, Launch: 1, Requests: 12, SinceMs: 61_000}}}, nil
+		Memory: &client.Memory{Private: 9 << 20, Shared: 21 << 20, PSS: 16 << 20}, Left: map[string]int64{"requests": 2, "size": 3},
+		Workers: []client.Worker{{PID: 4712, Launch: 1, Requests: 12, SinceMs: 61_000, Busy: true, RequestMs: 2340,
+			Memory: &client.Memory{Private: 12.5 * (1 << 20), Shared: 30 << 20, PSS: 14 << 20}}, {PID: 4713, Launch: 1, SinceMs: 900}}}, nil
 }
 
 // State implements api.Controller.

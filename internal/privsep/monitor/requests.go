@@ -35,6 +35,7 @@ var requests = map[string]rule{
 	privsep.OpRun:           row(seraid, 0, (*Monitor).mayRun, (*Monitor).doRun),
 	privsep.OpEndTask:       row(seraid, 0, (*Monitor).mayEndTask, (*Monitor).doEndTask),
 	privsep.OpLogs:          row(seraid, 0, (*Monitor).hasLogs, (*Monitor).doLogs),
+	privsep.OpSize:          row(seraid, 0, (*Monitor).isWorkers, (*Monitor).doSize),
 	privsep.OpSetRoutes:     row(seraid, 1, (*Monitor).mayAlways, (*Monitor).doSetRoutes),
 	privsep.OpRoutes:        row(proxy, 0, (*Monitor).hasRoutes, (*Monitor).doRoutes),
 	privsep.OpFiles:         row(proxy, 0, (*Monitor).hasFiles, (*Monitor).doFiles),

@@ -169,6 +169,8 @@ func TestRequestsRefuse(t *testing.T) {
 		{"kill init", proxy, privsep.OpKillWorker, privsep.WorkerRef{Site: 1, PID: 1}, 0, "invalid"},
 		{"kill all", proxy, privsep.OpKillWorker, privsep.WorkerRef{Site: 1, PID: -1}, 0, "invalid"},
 		{"ask init to leave", proxy, privsep.OpKillWorker, privsep.KillWorker{WorkerRef: privsep.WorkerRef{Site: 1, PID: 1}, Ask: true}, 0, "invalid"},
+		{"size of none", seraid, privsep.OpSize, privsep.WorkerRef{Site: 7, PID: 4000000}, 0, "not found"},
+		{"size of init", seraid, privsep.OpSize, privsep.WorkerRef{Site: 1, PID: 1}, 0, "invalid"},
 		{"ask for none", proxy, privsep.OpAskWorker, privsep.WorkerRef{Site: 7, PID: 4000000}, 0, "not found"},
 		{"ask init", proxy, privsep.OpAskWorker, privsep.WorkerRef{Site: 1, PID: 1}, 0, "invalid"},
 	} {

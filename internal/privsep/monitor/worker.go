@@ -69,6 +69,26 @@ func (f fd) alive() bool {
 	return n == 0 && err == nil
 }
 
+// doSize opens what the kernel knows of a process's memory, and leaves the
+// reading to the peer: that waits for the process where it is changing its map,
+// as long as it likes to.
+func (m *Monitor) doSize(_ *request, a *privsep.WorkerRef) (answer, error) {
+	pidfd, err := m.hold(*a)
+	if err != nil {
+		return answer{}, err
+	}
+	defer pidfd.close()
+	n, err := unix.Open(fmt.Sprintf("/proc/%d/smaps_rollup", a.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if !pidfd.alive() { // else it is the one that was held
+		unix.Close(n)
+		return answer{}, serai.Errorf(serai.NotFound, "%d has ended", a.PID)
+	}
+	if err != nil {
+		return answer{}, fmt.Errorf("look at the memory of %d: %w", a.PID, err)
+	}
+	return answer{file: fd(n), once: true}, nil
+}
+
 func (m *Monitor) doAskWorker(_ *request, a *privsep.WorkerRef) (answer, error) {
 	pidfd, err := m.hold(*a)
 	if err != nil {

@@ -35,7 +35,7 @@ type Exchange struct {
 	read    bool          // a byte of a reply came
 	left    int           // of the data frame that is being read
 	last    bool          // the reply is complete
-	leaves  bool
+	leaves  string        // why the worker leaves, empty where it stays
 	wrote   chan struct{} // closed when the body was written; nil where that was at once
 }
 
@@ -289,8 +289,9 @@ func (e *Exchange) fail(err error) error {
 }
 
 // Settle is for after the last of a reply: it waits until the request's body is
-// written too, and reports whether the worker leaves.
-func (e *Exchange) Settle() (leaves bool) {
+// written too. It returns why the worker leaves, a reason of package route, or
+// nothing where it stays.
+func (e *Exchange) Settle() (reason string) {
 	if e.wrote != nil {
 		<-e.wrote // each write has its own time
 	}

@@ -3,6 +3,8 @@ package worker
 import (
 	"encoding/binary"
 	"strings"
+
+	"serai.dev/serai/internal/route"
 )
 
 // A Field is a header of a reply: a name that is a token and a value without
@@ -127,12 +129,19 @@ func splitWhole(p []byte) (flags byte, head, body []byte, err error) {
 	return flags, p[:size], p[size:], nil
 }
 
-// flagLeaves says that the worker leaves after this reply.
-const flagLeaves = 1
+// flags are what a worker says with the end of a reply: why it leaves, or that
+// it stays.
+var flags = map[byte]string{
+	0: "",
+	1: route.LeftRequests,
+	3: route.LeftSize,
+	5: route.LeftCode,
+}
 
-func leaves(flags byte) (bool, error) {
-	if flags&^flagLeaves != 0 {
-		return false, breach("flags %#x are unknown", flags)
+func leaves(b byte) (reason string, err error) {
+	reason, ok := flags[b]
+	if !ok {
+		return "", breach("flags %#x are unknown", b)
 	}
-	return flags&flagLeaves != 0, nil
+	return reason, nil
 }
