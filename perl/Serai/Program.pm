@@ -190,6 +190,7 @@ sub become {
         POSIX::_exit(127);
     }
     $Serai::Override::child = $$;
+    Serai::Stack::answer_too();
     *0 = \(my $title = $script->{path});
     $^W = $script->{warn};
     enter($script, $cgi, $input, $output);

@@ -170,6 +170,7 @@ sub run_child ($script, $cgi, $pipe, $id) {
     }
     close $write;
     close $input;
+    local $Serai::Stack::script = $pid ? [$pid, $script->{name}, $script->{mode} eq 'forked'] : undef;
     my $ok = eval {
         die "fork: $!: the plan's number of processes may be used up\n" if !defined $pid;
         Serai::CGI::relay($read);

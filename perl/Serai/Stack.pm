@@ -14,28 +14,60 @@ package Serai::Stack;
 use v5.36;
 use POSIX ();
 
-use constant { TELL => 'NUM44', LEAVE => 'NUM45', NOW => 46 };
+use constant { TELL => 44, LEAVE => 45, NOW => 46 };
 use constant { FRAMES => 50, LINE => 300, PIECE => 4096 };    # PIECE is what a pipe takes in one
 
 our $request;    # environment of the request under way
 our $began;      # when it came, where the site wants to know of slow ones
+our $script;     # [pid, name, whether it hears us] of the process that a script runs in
+
+my @settings;    # of answer
 
 # answer makes this process answer the signals. slow is in seconds: a request
 # that came less than half of that ago is not the one meant.
 sub answer ($log, $root, $slow) {
+    @settings = ($log, $root, $slow);
     my $pid = $$;
-    $SIG{ +TELL } = sub {
+    $SIG{ 'NUM' . TELL } = sub {
         return if $$ != $pid || !$request || !defined $began;
         my $seconds = Time::HiRes::time() - $began;
-        report($log, $root, sprintf 'is slow, worker %d has had it for %.1f s', $pid, $seconds) if $seconds >= $slow / 2;
+        return if $seconds < $slow / 2;
+        return kill TELL, $script->[0] if $script && $script->[2];
+        report($log, $root, sprintf 'is slow, worker %d has had it for %.1f s', $pid, $seconds);
     };
     my $leave = sub {
         return if $$ != $pid;
-        report($log, $root, "took longer than workers.timeout, worker $pid ends") if $request;
+        my $told = $script && end_script();
+        report($log, $root, "took longer than workers.timeout, worker $pid ends") if $request && !$told;
         POSIX::_exit(1);
     };
-    $SIG{ +LEAVE } = $leave;
+    $SIG{ 'NUM' . LEAVE } = $leave;
     POSIX::sigaction(NOW, POSIX::SigAction->new($leave, POSIX::SigSet->new)) or warn "Serai: sigaction: $!\n";
+}
+
+# answer_too is for a script's own process, a child of the worker.
+sub answer_too () {
+    undef $script;
+    answer(@settings);
+}
+
+# end_script ends the process of a script, and says whether that has written
+# where it was. There is a second for all.
+sub end_script () {
+    my ($pid, undef, $hears) = @$script;
+    for my $signal ($hears ? (runs($pid) ? (LEAVE, NOW) : NOW) : (), 'KILL') {
+        kill $signal, $pid;
+        for (1 .. 30) {
+            return $signal ne 'KILL' if waitpid($pid, POSIX::WNOHANG()) != 0;
+            select undef, undef, undef, 0.01;
+        }
+    }
+    return 0;
+}
+
+sub runs ($pid) {
+    open my $stat, '<', "/proc/$pid/stat" or return 0;
+    return (readline($stat) // '') =~ /.*\) R /s;
 }
 
 # report writes which request it is, and the callers of the handler.
@@ -44,6 +76,7 @@ sub report ($log, $root, $what) {
     my ($id, $method, $uri) = map { $_ // '-' } @$request{qw(SERAI_REQUEST REQUEST_METHOD REQUEST_URI)};
     my $text = line("Serai: request $id $what: $method $uri");
     my $frames = 0;
+    $text .= line("    in process $script->[0], $script->[1]") if $script;
     for (my $i = 2; my ($package, $file, $line) = caller $i; $i++) {    # 1 is an eval of perl itself
         last if $frames && $package =~ /\ASerai::(?:PSGI|Scripts|Program|Worker)\z/;
         if (++$frames > FRAMES) { $text .= "    and what has called it\n"; last }

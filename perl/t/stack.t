@@ -54,7 +54,8 @@ sub waiting ($d, $c, @env) {
     return $pid;
 }
 
-# reads waits until a worker waits for a request.
+# reads waits until a worker waits for a request, or for what a script's process
+# prints.
 sub reads ($pid) {
     my $number = (POSIX::uname())[4] eq 'aarch64' ? 63 : 0;
     my $until = time + $Serai::Driver::DEADLINE;
@@ -158,5 +159,45 @@ CGI
     ok $c->ended, 'ends';
     like $d->log, qr/^    cgi-bin\/slow\.cgi:2 main::total\n    cgi-bin\/slow\.cgi:3 main program\n(?!    )/m, 'as its author knows it';
 };
+
+# A script in a process of its own writes where it is, and ends with its worker.
+for my $t (
+    ['sleeps', '$| = 1; sub total { print STDERR "waits in $$\n"; sleep 60 } total();', 'cgi-bin\/slow\.cgi:3 main::total\n    cgi-bin\/slow\.cgi:3 main program'],
+    ['loops', '$| = 1; sub total { print STDERR "waits in $$\n"; 1 while 1 } total();', 'cgi-bin\/slow\.cgi:3 main::total\n    cgi-bin\/slow\.cgi:3 main program'],
+    ['in a regular expression', q{$| = 1; print STDERR "waits in $$\n"; ('a' x 60) =~ /^(?:(a+)\1?)+[bc]/;}, 'cgi-bin\/slow\.cgi:3 main program'],
+    ['a program', 'exec', 'in process [0-9]+, cgi-bin\/slow\.cgi\n    .*Serai::CGI.*'],
+) {
+    my ($what, $code, $stack) = @$t;
+    subtest "a script in a process of its own: $what" => sub {
+        my $text = $code eq 'exec' ? "x:#!/bin/sh\necho waits in \$\$ >&2\nexec sleep 60\n" : "x:#!/usr/bin/perl\n# slow\n$code\n";
+        my $d = Serai::Driver->new(files => { 'cgi-bin/slow.cgi' => $text }, block => [script => "/cgi-bin\0cgi-bin", max => 1]);
+        is $d->word, 'ready', 'ready';
+        my $c = $d->connection;
+        my $script = waiting($d, $c, PATH_INFO => '/cgi-bin/slow.cgi');
+        isnt $script, $d->{pid}, 'it is another process';
+        reads($d->{pid});
+        kill NOW, $d->{pid};
+        ok $c->ended, 'the worker ends';
+        like $d->log, qr/^Serai: request r1 took longer than workers\.timeout, worker [0-9]+ ends: GET \/cgi-bin\/slow\.cgi\n    $stack\n(?!    )/m, 'where the script was';
+        ok !kill(0, $script), 'and the script with it';
+    };
+}
+
+# Asked where it is, it tells if it can, and its reply comes.
+for my $t (['a child' => "x:#!/usr/bin/perl\n\$| = 1;\nprint STDERR qq{waits in \$\$\\n};\nmy \$end = time + 2;\n1 while time < \$end;\nprint qq{Content-Type: text/plain\\n\\nreply};\n", 'cgi-bin\/slow\.cgi:[45] main program'],
+    ['a program' => "x:#!/bin/sh\necho waits in \$\$ >&2\nsleep 1\nprintf 'Content-Type: text/plain\\n\\nreply'\n", 'in process [0-9]+, cgi-bin\/slow\.cgi\n.*']) {
+    my ($what, $text, $stack) = @$t;
+    subtest "a slow script in a process of its own: $what" => sub {
+        my $d = Serai::Driver->new(files => { 'cgi-bin/slow.cgi' => $text }, block => [script => "/cgi-bin\0cgi-bin", max => 1, slow => 200]);
+        is $d->word, 'ready', 'ready';
+        my $c = $d->connection;
+        waiting($d, $c, PATH_INFO => '/cgi-bin/slow.cgi');
+        select undef, undef, undef, 0.15;
+        reads($d->{pid});
+        kill TELL, $d->{pid};
+        like $d->log_until(qr/^    .*\n(?!    )/m), qr/^Serai: request r1 is slow, worker [0-9]+ has had it for 0\.[0-9] s: GET \/cgi-bin\/slow\.cgi\n    $stack\n/m, 'where it is';
+        is $c->reply->{body}, 'reply', 'the reply';
+    };
+}
 
 done_testing;
