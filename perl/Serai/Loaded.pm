@@ -37,9 +37,14 @@ sub run ($site) {
         my $waiting = grep { $_ } values %workers;
         last if $site->{draining} && !%workers;
         my $listens = !$waiting && !$site->{draining};
-        my $patience = %workers || $site->{min} ? undef : $had_one ? LINGER : $site->{idle} / 1000;
+        my $patience = $site->{prepare} ? 0 : %workers || $site->{min} ? undef : $had_one ? LINGER : $site->{idle} / 1000;
         my $ready = Serai::Worker::wait_readable($patience, $ended, $news,
-            $site->{status} // (), $listens ? $site->{listener} : ()) or last;
+            $site->{status} // (), $listens ? $site->{listener} : ());
+        if (!$ready) {
+            last if !$site->{prepare};
+            delete $site->{prepare} if !$site->{prepare}->();    # what workers are to share
+            next;
+        }
         if ($ready->($ended)) { sysread $ended, my $info, 128 * 16 }
         Serai::Worker::read_status($site) if $site->{status} && $ready->($site->{status});
         if ($site->{draining} && $held) { close $held; undef $held }
@@ -48,6 +53,7 @@ sub run ($site) {
 
         my $connection = Serai::Worker::take($site) // last;
         next if !$connection;
+        $site->{refresh}->() if $site->{refresh};
         my $pid = CORE::fork;
         if (!defined $pid) {
             warn "Serai: fork a worker: $!: the plan's number of processes may be used up\n";

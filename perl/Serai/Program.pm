@@ -63,9 +63,9 @@ sub set_handlers ($want) {
     }
 }
 
-# forget_files lets files that are no modules, and those that a function of @INC
-# has made, be read anew by the next run.
-sub forget_files () { delete $INC{$_} for grep { !/\.pm\z/ || ref $INC{$_} } keys %INC }
+# forget_files lets files be read anew by the next run: those that are no modules,
+# those that a function of @INC has made, and modules that did not load.
+sub forget_files () { delete $INC{$_} for grep { !/\.pm\z/ || ref $INC{$_} || !defined $INC{$_} } keys %INC }
 
 # set_environment makes %ENV so. Most requests differ in few variables, and each
 # that is set costs.

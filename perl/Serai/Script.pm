@@ -8,6 +8,7 @@ use B ();
 use Cwd ();
 use POSIX ();
 use Time::HiRes ();
+use Serai::Modules;
 use Serai::Override;
 use Serai::Pads;
 use Serai::Program;
@@ -36,7 +37,7 @@ my @APART = (
     ['forked', qr/(\$[<>()]|\$(?:REAL|EFFECTIVE)_[UG](?:SER|ROUP)_ID|\$[EU][UG]ID)\s*=[^=~]/, 'it sets %s'],
 );
 # The same of what runs while it is compiled, which would not run again.
-my $OF_REQUEST = qr/\b(time|localtime|gmtime|rand|srand|STDIN|print|printf|exit|QUERY_STRING|PATH_INFO|(?:REMOTE|HTTP|REQUEST|CONTENT)_\w+|param)\b|(\$\$)(?!\w)/;
+my $OF_REQUEST = qr/\b(time|localtime|gmtime|rand|srand|STDIN|print|printf|exit|exec|fork|sleep|alarm|open|opendir|socket|connect|tie|QUERY_STRING|PATH_INFO|SCRIPT_NAME|HTTPS|(?:REMOTE|HTTP|REQUEST|CONTENT|SERVER|AUTH)_\w+|param)\b|(\$\$)(?!\w)/;
 
 # is_script says whether a file is a script rather than data: by its name, or
 # by its first two bytes.
@@ -137,6 +138,9 @@ sub compile ($script, $source) {
         my $root = substr $path, 0, length($path) - length($script->{name}) - 1;
         $script->{error} = Serai::Site::sentence($error, $root, $script->{name});
     }
+    elsif (defined(my $other = Serai::Modules::other_than($code, $script->{inc} // \@INC))) {
+        $script->apart('exec', "its $other is not the one that is loaded already");
+    }
     elsif ($script->{moved}) { $script->apart('exec', 'it moves standard error while it is compiled') }
     my %declared = map { $_ => 1 } $code =~ /\bpackage\s+(\w+(?:::\w+)*)/g;
     my %seen;
@@ -198,6 +202,7 @@ sub compile_as ($script, $text) {
     $script->{layers} = { map { $_ => Serai::Program::layers($_) } qw(STDIN STDOUT STDERR) };
     $script->{moved} = join(' ', (stat STDERR)[0, 1]) ne join(' ', (stat $Serai::Scripts::LOG)[0, 1]);
     Serai::Program::rest();
+    Serai::Modules::note($script->directory);
     no strict 'refs';
     $script->{cgi} = { map { $_ => ${"CGI::$_"} } @OF_CGI } if $INC{'CGI.pm'};
     $script->{carp} = { map { $_ => ${"CGI::Carp::$_"} } @OF_CARP } if $INC{'CGI/Carp.pm'};

@@ -18,12 +18,15 @@ use Errno qw(EINTR);
 use IO::Handle;
 use POSIX ();
 use Serai::CGI;
+use Serai::Modules;
 use Serai::Override;
 use Serai::Program;
 use Serai::Reply;
 use Serai::Script;
 use Serai::Symbols;
 use Serai::Worker;
+
+use constant PREPARE => 3;    # seconds that compiling may hold up what is loaded
 
 my %SCRIPTS;        # path → Serai::Script
 my %SAID;           # path → reason that the log was told
@@ -43,6 +46,14 @@ sub serve_by ($site) {
     Serai::Override::hide_callers();
     Serai::Program::begin();
     Serai::Symbols::begin();
+    Serai::Modules::begin();
+    my @waiting;
+    $site->{prepare} = sub {
+        @waiting = map { scripts_beneath($_->[1]) } @dirs if !@waiting;
+        prepare($site, shift @waiting) if @waiting;
+        return scalar @waiting;
+    };
+    $site->{refresh} = sub { Serai::Modules::refresh(\%SCRIPTS) };
     $site->{respond} = sub ($env, $body) {
         my $id = $env->{SERAI_REQUEST} // '';
         respond($site, \@dirs, $env, $body, $id);
@@ -56,8 +67,9 @@ sub respond ($site, $dirs, $env, $body, $id) {
     my ($path, $name, $rest) = find($dirs, $env->{PATH_INFO} // '');
     return Serai::Reply::whole(404, ['Content-Type' => 'text/plain; charset=utf-8'], "404 Not Found\n") if !defined $path;
 
+    Serai::Modules::refresh(\%SCRIPTS);
     my $script = $SCRIPTS{$path};
-    if (!$script || !$script->current) {
+    if (!$script || defined $script->{error} || !$script->current) {
         $script->discard if $script;
         $script = $SCRIPTS{$path} = compile($site, $path);
     }
@@ -70,7 +82,7 @@ sub respond ($site, $dirs, $env, $body, $id) {
         print {$LOG} "Serai: $script->{name} runs in a process of its own for each request: $script->{why}\n";
     }
     my %cgi = (%BASE, %$env,
-        GATEWAY_INTERFACE => 'CGI/1.1', DOCUMENT_ROOT => $root,
+        of_server($site),
         SCRIPT_NAME => $name, SCRIPT_FILENAME => $path, PATH_INFO => $rest,
         length $rest ? (PATH_TRANSLATED => "$root$rest") : (),
     );
@@ -88,12 +100,40 @@ sub respond ($site, $dirs, $env, $body, $id) {
     run_child($script, \%cgi, $result, $id) if ref $result;
 }
 
+# of_server are the variables that are the same for all requests.
+sub of_server ($site) { return (GATEWAY_INTERFACE => 'CGI/1.1', DOCUMENT_ROOT => $site->{root}, SERVER_SOFTWARE => 'Serai') }
+
 # compile makes a script of a file, the way that the manifest and its text say.
 sub compile ($site, $path) {
     my $name = $path =~ s{\A\Q$site->{root}\E/}{}r;
     my $why = !$site->{persistent} ? 'spec.perl.persistent is false'
         : (grep { $_ eq $name } @{ $site->{'per-request'} }) ? 'spec.perl.perRequest names it' : undef;
+    Serai::Program::set_environment({ %BASE, of_server($site), SCRIPT_FILENAME => $path }, []);
     return Serai::Script->new($path, $name, $why);
+}
+
+# scripts_beneath gives the scripts of a directory.
+sub scripts_beneath ($dir) {
+    opendir my $list, $dir or return;
+    my @names = grep { !/\A\./ } sort readdir $list;
+    my @scripts;
+    for my $path (map { "$dir/$_" } @names) {
+        if (-d $path) { push @scripts, scripts_beneath($path) if !-l $path }
+        elsif (-f _ && Serai::Script::is_script($path)) { push @scripts, $path }
+    }
+    return @scripts;
+}
+
+# prepare compiles a script before anybody asks for it. One that cannot be
+# compiled is no reason not to serve the others.
+sub prepare ($site, $path) {
+    return if $SCRIPTS{$path};
+    local $SIG{ALRM} = sub { die 'it takes more than ' . PREPARE . " seconds to compile\n" };
+    alarm PREPARE;
+    my $script = compile($site, $path);
+    alarm 0;
+    print {$LOG} "Serai: $script->{error}\n" if defined $script->{error};
+    $SCRIPTS{$path} = $script if !defined $script->{error};
 }
 
 # find divides a path: (file, SCRIPT_NAME, PATH_INFO), or nothing where no
@@ -143,6 +183,7 @@ sub arguments ($cgi) {
 sub run_inside ($script, $cgi, $input, $id) {
     my $output = Serai::Worker::temporary();
     my $error = Serai::Program::run($script, $cgi, $input, $output, arguments($cgi));
+    Serai::Modules::note($script->directory);
     if (defined $error) {
         $error .= "\n" if $error !~ /\n\z/;
         print {$LOG} "Serai: request $id: $script->{name} died: $error";

@@ -222,6 +222,16 @@ sub remove_new ($stash, $known, $size) {
     $$size = keys %$stash;
 }
 
+# wipe empties a package, but not those within it.
+sub wipe ($package) {
+    no strict 'refs';
+    my $stash = "main::$package\::";
+    for my $name (grep { !/::\z/ } keys %$stash) {
+        undef *{ glob_of("$stash$name") };
+        delete $stash->{$name};
+    }
+}
+
 sub same ($left, $right) {
     return 0 if @$left != @$right;
     for (keys @$left) {

@@ -40,6 +40,43 @@ subtest 'a changed script' => sub {
     is $c->request(PATH_INFO => '/cgi-bin/hello.cgi')->{body}, 'mended';
 };
 
+subtest 'a changed module' => sub {
+    $d->write('site/cgi-bin/uses.cgi', "${P}use lib './lib'; use Mod qw(word); use Mod2; $T print word(), Mod::n(), Mod2::of(), \$Mod::left++ // 0;");
+    my $mod = sub ($word) { $d->write('site/cgi-bin/lib/Mod.pm', "package Mod; use parent 'Exporter'; our \@EXPORT_OK = 'word'; my \$n = 0; sub n { ++\$n } sub word { '$word' } 1") };
+    $mod->('old');
+    $d->write('site/cgi-bin/lib/Mod2.pm', 'package Mod2; use Mod "word"; sub of { word() } 1');
+    my $ask = sub { $c->request(PATH_INFO => '/cgi-bin/uses.cgi')->{body} };
+    is $ask->(), 'old1old0', 'loaded';
+    is $ask->(), 'old2old0', 'kept';
+    $mod->('new');
+    is $ask->(), 'new1new0', 'loaded anew, for who uses it too';
+    $d->write('site/cgi-bin/lib/Mod.pm', 'package Mod; sub {');
+    is $c->request(PATH_INFO => '/cgi-bin/uses.cgi')->{status}, 500, 'broken';
+    like $d->log, qr{request r1: lib/Mod\.pm line 1: }, 'said where';
+    $mod->('mended');
+    is $ask->(), 'mended1mended0', 'mended';
+    unlike $d->log, qr/redefined/;
+};
+
+subtest 'two modules of one name' => sub {
+    $d->write("site/cgi-bin/$_/Conf.pm", "package Conf; sub name { '$_' } 1") for 'one', 'two';
+    $d->write("site/cgi-bin/in_$_.cgi", "${P}use lib '$_'; use Conf; $T print Conf::name();") for 'one', 'two';
+    for (1 .. 3) { is $c->request(PATH_INFO => "/cgi-bin/in_$_.cgi")->{body}, $_ for 'one', 'two' }
+    is 0 + (() = $d->log =~ /in_two\.cgi runs in a process of its own for each request: its Conf is not the one that is loaded already$/mg), 1, 'the other one apart';
+};
+
+subtest 'compiled before anybody asks' => sub {
+    my $d = Serai::Driver->new(block => [script => "/cgi-bin\0cgi-bin", max => 2, idle => 60000], files => {
+        'cgi-bin/made.cgi' => "${P}use POSIX (); our \$by; BEGIN { \$by = POSIX::getpid() } $T print \$by == getppid() ? 'shared' : 'own';",
+        'cgi-bin/slow.cgi' => "${P}BEGIN { select undef, undef, undef, 60 } $T",
+        'cgi-bin/sub/zz.cgi' => "${P}oops(",
+        'cgi-bin/apart.cgi' => "${P}fork; $T",
+    });
+    is $d->word, 'ready', 'ready, whatever the scripts are like';
+    like $d->log_until(qr/zz\.cgi/), qr{^Serai: cgi-bin/slow\.cgi.*more than 3 seconds.*^Serai: cgi-bin/sub/zz\.cgi line 3: syntax error}ms, 'what does not compile is said';
+    is $d->connection->request(PATH_INFO => '/cgi-bin/made.cgi')->{body}, 'shared', 'workers share what is compiled';
+};
+
 subtest 'a process for each request, asked for' => sub {
     for ([[persistent => 0], 'spec.perl.persistent is false'], [['per-request' => 'cgi-bin/n.cgi'], 'spec.perl.perRequest names it']) {
         my ($block, $why) = @$_;
