@@ -87,12 +87,15 @@ func Run(ctx context.Context, o Options) error {
 	defer s.end()
 	s.fresh(false)
 	fmt.Fprintf(o.Out, "http://%s serves %s; Ctrl-C ends it\n", shown(front.Addr().(*net.TCPAddr)), s.what())
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.watch(ctx) })
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.watch(gctx) })
 	g.Go(func() error {
-		return s.server.Run(ctx, []net.Listener{front}, control, func(uint32) bool { return false })
+		return s.server.Run(gctx, []net.Listener{front}, control, func(uint32) bool { return false })
 	})
-	return g.Wait()
+	if err := g.Wait(); ctx.Err() == nil {
+		return err
+	}
+	return nil // who ends it does not wait for requests that go on
 }
 
 // oldest is the Perl that the engine is written for.

@@ -212,7 +212,15 @@ func (p *process) end() {
 	select {
 	case <-p.ended:
 	case <-time.After(grace):
-		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL) // it is not reaped yet: the number is still its own
+		p.kill()
+	}
+}
+
+// kill ends the process and those of its session by force. Of one that has
+// ended the number may be another's.
+func (p *process) kill() {
+	if !p.hasEnded() {
+		_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL)
 		<-p.ended
 	}
 }

@@ -90,13 +90,17 @@ func (s *site) load(why string) {
 	began := time.Now()
 	s.launch.Launch++
 	p, err := s.start()
-	if err == nil {
+	for err == nil && !s.loaded(p) {
+		s.old = append(s.old, p)
 		select {
-		case <-p.settled:
 		case <-s.done:
-			s.old = append(s.old, p)
 			return
+		default:
 		}
+		p.kill()
+		p, err = s.start()
+	}
+	if err == nil {
 		err = p.failed
 	}
 	s.route.Launch, s.route.Closed = s.launch.Launch, ""
@@ -111,6 +115,26 @@ func (s *site) load(why string) {
 	}
 	if s.now = p; err == nil && why != "" && p.broken == "" {
 		fmt.Fprintf(s.options.Out, "loaded anew in %d ms: %s\n", time.Since(began).Milliseconds(), why)
+	}
+}
+
+// loaded waits until a process has loaded the code, or has failed to. It is
+// false where that need not be waited for: all is to end, or a file that hangs
+// was mended.
+func (s *site) loaded(p *process) bool {
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.settled:
+			return true
+		case <-s.done:
+			return false
+		case <-tick.C:
+			if p.changed() != "" {
+				return false
+			}
+		}
 	}
 }
 
