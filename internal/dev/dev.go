@@ -87,6 +87,9 @@ func Run(ctx context.Context, o Options) error {
 	defer s.end()
 	s.fresh(false)
 	fmt.Fprintf(o.Out, "http://%s serves %s; Ctrl-C ends it\n", shown(front.Addr().(*net.TCPAddr)), s.what())
+	if names := tasks(&o.Site.Spec); len(names) > 0 {
+		fmt.Fprintf(o.Out, "jobs and daemons do not run here: %s\n", strings.Join(names, ", "))
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.watch(gctx) })
 	g.Go(func() error {
@@ -96,6 +99,17 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	return nil // who ends it does not wait for requests that go on
+}
+
+// tasks are the names of a site's jobs and daemons.
+func tasks(s *serai.SiteSpec) (names []string) {
+	for _, j := range s.Jobs {
+		names = append(names, j.Name)
+	}
+	for _, d := range s.Daemons {
+		names = append(names, d.Name)
+	}
+	return names
 }
 
 // oldest is the Perl that the engine is written for.
