@@ -268,9 +268,27 @@ func (s *site) Call(_ context.Context, op string, args, _ any, _ ...*os.File) ([
 		}
 		return []*os.File{f}, nil
 	case privsep.OpKillWorker:
-		return nil, unix.Kill(args.(privsep.WorkerRef).PID, unix.SIGKILL)
+		return nil, end(args.(privsep.KillWorker))
+	case privsep.OpAskWorker:
+		return nil, unix.Kill(args.(privsep.WorkerRef).PID, privsep.SignalTell)
 	}
 	return nil, serai.Errorf(serai.Unavailable, "serai dev does not %s", op)
+}
+
+// end kills a worker, after it had time to write where it is.
+func end(k privsep.KillWorker) error {
+	pidfd, err := unix.PidfdOpen(k.PID, 0)
+	if err != nil { // it has ended
+		return nil
+	}
+	defer unix.Close(pidfd)
+	if k.Ask && unix.PidfdSendSignal(pidfd, privsep.SignalNow, nil, 0) == nil {
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(privsep.AskTime.Milliseconds()))
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
 }
 
 // endOrphans ends what is left of the site's processes: those that have made
