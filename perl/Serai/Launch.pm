@@ -195,6 +195,7 @@ sub site ($what) {
         @$site{qw(listener status log)} = ($listener, $status, $log);
         $site->set_environment($what->{account}, $what->{home});
         $site->enter($what->{home}, $what->{root});
+        require Time::HiRes if $site->{slow};    # once for all workers
         $site->load;
         1;
     } or give_up(STATUS, $@);

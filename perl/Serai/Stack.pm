@@ -39,7 +39,7 @@ sub answer ($log, $root, $slow) {
         return if $$ != $pid;
         my $told = $script && end_script();
         report($log, $root, "took longer than workers.timeout, worker $pid ends") if $request && !$told;
-        POSIX::_exit(1);
+        POSIX::_exit(0);    # to serai-priv a site's only worker has left, not crashed
     };
     $SIG{ 'NUM' . LEAVE } = $leave;
     POSIX::sigaction(NOW, POSIX::SigAction->new($leave, POSIX::SigSet->new)) or warn "Serai: sigaction: $!\n";

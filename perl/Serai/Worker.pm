@@ -43,7 +43,6 @@ sub run ($site) {
 # rather than the loaded process, which costs all workers.
 sub begin ($site) {
     if (open my $score, '>', '/proc/self/oom_score_adj') { syswrite $score, OOM_SCORE }
-    require Time::HiRes if $site->{slow};
     Serai::Stack::answer(@$site{qw(log root)}, $site->{slow} / 1000);
     $site->{weight} = Serai::Size->new($site->{size}, $site->{log}) if $site->{size};
 }

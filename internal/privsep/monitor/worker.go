@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	maxLeaving = 64                     // workers that are asked at once; more are killed unasked
+	maxLeaving = 1024                   // workers that are asked at once; more are killed unasked
 	insistTime = 300 * time.Millisecond // for a worker that runs to begin its next statement
 )
 
