@@ -15,46 +15,55 @@ use constant GONE => "the client has gone\n";
 our $trace;     # where the last die that nothing caught came from
 our $open;      # the writer of the reply that is under way
 
+# A process serves one site: what respond needs lies here, and was made before
+# the zygote's fork where it is the same for all (Serai::Warm).
+our ($site, $app);
+our $empty;     # an input without bytes
+my @STATIC = (
+    'psgi.version'         => [1, 1],
+    'psgi.url_scheme'      => 'http',
+    'psgi.errors'          => \*STDERR,
+    'psgi.multithread'     => '',
+    'psgi.run_once'        => '',
+    'psgi.nonblocking'     => '',
+    'psgi.streaming'       => 1,
+    'psgix.input.buffered' => 1,
+    'psgix.cleanup'        => 1,
+    'psgix.harakiri'       => 1,
+    'psgi.multiprocess'    => '',
+);
+
 # serve_by makes the site answer by the application.
-sub serve_by ($site, $app) {
-    my $label = $site->{app} // 'app';
-    $site->{static} = [
-        'psgi.version'         => [1, 1],
-        'psgi.url_scheme'      => 'http',
-        'psgi.errors'          => \*STDERR,
-        'psgi.multithread'     => '',
-        'psgi.multiprocess'    => $site->{max} > 1 ? 1 : '',
-        'psgi.run_once'        => '',
-        'psgi.nonblocking'     => '',
-        'psgi.streaming'       => 1,
-        'psgix.input.buffered' => 1,
-        'psgix.cleanup'        => 1,
-        'psgix.harakiri'       => 1,
-    ];
-    # Opening a handle on memory costs more than all else here, so requests
-    # without a body share one, as long as nobody changes it.
-    my $empty = nothing();
-    $site->{respond} = sub {
-        my ($env, $body) = @_;
-        my $input;
-        if (!defined $body) { $input = pristine($empty) ? $empty : ($empty = nothing()) }
-        elsif (ref $body eq 'SCALAR') { open $input, '<', $body }
-        else { $input = $body }
-        $env->{'psgi.input'} = $input;
-        $env->{'psgi.url_scheme'} = 'https' if $env->{HTTPS};
-        $env->{'psgix.cleanup.handlers'} = my $after = [];
-        my $id = $env->{SERAI_REQUEST} // '';
-        undef $trace;
-        eval {
-            my $reply = $app->($env);
-            $Serai::Reply::flags = Serai::Reply::LEAVES_FOR_CODE if $env->{'psgix.harakiri.commit'};
-            answer($reply);
-            1;
-        } or failed($site->{pid}, $label, $id, $@);
-        clean_up($site->{pid}, $env, $id, $after) if @$after;
-        $site->{parting} = 1 if $env->{'psgix.harakiri.commit'};
-    };
+sub serve_by {
+    ($site, $app) = @_;
+    $STATIC[-1] = 1 if $site->{max} > 1;
+    $site->{static} = \@STATIC;
+    $site->{respond} = \&respond;
+    $empty //= nothing();
     $SIG{__DIE__} = \&note_trace if !$SIG{__DIE__};
+}
+
+# respond answers one request. Opening a handle on memory costs more than all
+# else here, so requests without a body share one, as long as nobody changes it.
+sub respond {
+    my ($env, $body) = @_;
+    my $input;
+    if (!defined $body) { $input = pristine($empty) ? $empty : ($empty = nothing()) }
+    elsif (ref $body eq 'SCALAR') { open $input, '<', $body }
+    else { $input = $body }
+    $env->{'psgi.input'} = $input;
+    $env->{'psgi.url_scheme'} = 'https' if $env->{HTTPS};
+    $env->{'psgix.cleanup.handlers'} = my $after = [];
+    my $id = $env->{SERAI_REQUEST} // '';
+    undef $trace;
+    eval {
+        my $reply = $app->($env);
+        $Serai::Reply::flags = Serai::Reply::LEAVES_FOR_CODE if $env->{'psgix.harakiri.commit'};
+        answer($reply);
+        1;
+    } or failed($site->{pid}, $site->{app} // 'app', $id, $@);
+    clean_up($site->{pid}, $env, $id, $after) if @$after;
+    $site->{parting} = 1 if $env->{'psgix.harakiri.commit'};
 }
 
 sub nothing () {

@@ -48,6 +48,7 @@ sub rehearse () {
     syswrite $proxy, $plain . $posted . $plain x 4 . pack 'Na', 0, 'Q';
     Serai::Worker::serve($worker, $site);
     Serai::Worker::forget();
+    undef $_ for $Serai::PSGI::site, $Serai::PSGI::app;
     delete $SIG{__DIE__};
 }
 

@@ -118,7 +118,7 @@ sub serve ($connection, $site) {
     $Serai::Reply::gone = 0;
     $Serai::Reply::state = 'done';
     @Serai::Override::at_exit = sub { exited($pid) };
-    my ($respond, @static) = ($site->{respond}, @{ $site->{static} // [] });
+    my ($respond, $static) = ($site->{respond}, $site->{static} // []);
     my $left = $site->{left} //= $site->{requests} || -1;
     my ($weight, $slow) = @$site{qw(weight slow)};
     Serai::Reply::put(pack 'NaNNQ>', 16, 'H', VERSION, $site->{number}, $site->{launch});
@@ -138,11 +138,11 @@ sub serve ($connection, $site) {
             out_of_turn($type, $length) if $type ne 'R' && $type ne 'P' || $length > FRAME_MAX;
             my %env;
             if (length $buffer == $end) {
-                %env = (unpack('x5(n/a*)*', $buffer), @static);
+                %env = (unpack('x5(n/a*)*', $buffer), @$static);
                 $buffer = '';
             }
             else {
-                %env = (unpack('(n/a*)*', substr $buffer, 5, $length), @static);
+                %env = (unpack('(n/a*)*', substr $buffer, 5, $length), @$static);
                 substr $buffer, 0, $end, '';
             }
             my $body;
