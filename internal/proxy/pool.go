@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"serai.dev/serai/internal/privsep"
 	"serai.dev/serai/internal/proxy/worker"
 	"serai.dev/serai/internal/route"
 )
@@ -307,7 +308,7 @@ func (p *pool) outdated(c *worker.Conn) bool {
 
 // abandon leaves a worker alone in the middle of a request whose client has
 // gone: it feels it at its next write. Where it neither ends nor comes back
-// with a new hello within its time it is killed.
+// with a new hello within its time it is ended.
 func (p *pool) abandon(c *worker.Conn) {
 	c.HangUp()
 	back := make(chan struct{})
@@ -322,7 +323,7 @@ func (p *pool) abandon(c *worker.Conn) {
 
 	go func() {
 		late := func() {
-			p.up.Kill(p.target.Site, c.PID)
+			p.up.End(p.target.Site, c.PID, func(privsep.Killed) {})
 			c.Close()
 		}
 		if timeout > 0 {

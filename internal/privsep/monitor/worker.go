@@ -160,16 +160,25 @@ func (m *Monitor) left(l *leaving, how privsep.Killed) {
 }
 
 // lookAt is what the kernel says a process does: its state, and the function
-// of the kernel's that it waits in. The name that the process gave itself stands
-// in brackets before the state, and may have any of both in it.
+// of the kernel's that it waits in.
 func lookAt(pid int) (state, wait string) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if i := bytes.LastIndex(stat, []byte(") ")); err == nil && i >= 0 && i+2 < len(stat) {
-		state = string(stat[i+2])
+	if err == nil {
+		state = stateIn(stat)
 	}
 	channel, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", pid))
 	if err == nil {
 		wait = string(channel[:min(len(channel), 100)])
 	}
 	return state, wait
+}
+
+// stateIn is the letter in a stat file. The name that the process gave itself
+// stands in brackets before it, and may look like what follows; no bracket does.
+func stateIn(stat []byte) string {
+	i := bytes.LastIndex(stat, []byte(") "))
+	if i < 0 || i+2 >= len(stat) || stat[i+2] < 'A' || stat[i+2] > 'z' {
+		return ""
+	}
+	return string(stat[i+2])
 }
