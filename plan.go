@@ -22,6 +22,7 @@ type PlanSpec struct {
 	Body      Body     `json:"body"`
 	Reply     Reply    `json:"reply"`
 	Mail      Mail     `json:"mail"`
+	Merge     bool     `json:"merge,omitempty"` // pages of its sites that are alike are kept once
 	Isolation string   `json:"isolation"`
 	Price     *Price   `json:"price,omitempty"`
 }

@@ -111,6 +111,7 @@ const (
 	Ready     = "Ready"     // all is as the specification wants it
 	Routed    = "Routed"    // a site: the proxy serves its hosts
 	Loaded    = "Loaded"    // a site: its code loaded at the last try
+	Merging   = "Merging"   // a plan with merge: the kernel merges pages that are alike
 	HostTaken = "HostTaken" // a site: a host of it belongs to somebody else
 )
 

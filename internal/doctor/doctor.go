@@ -61,6 +61,7 @@ var checks = []struct {
 	{"cgroup kill", cgroupKill},
 	{"cgroup joins", cgroupJoins},
 	{"swap accounting", swap},
+	{"same pages", samePages},
 	{"user namespaces", userNamespaces},
 	{"process list", hidepid},
 	{"sendmail", overlay},

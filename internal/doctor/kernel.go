@@ -15,6 +15,7 @@ import (
 	"serai.dev/serai/internal/cgroup"
 	"serai.dev/serai/internal/config"
 	"serai.dev/serai/internal/isolate"
+	"serai.dev/serai/internal/samepage"
 )
 
 func kernel(*config.Config) result {
@@ -103,6 +104,14 @@ func releaseName() string {
 		return ""
 	}
 	return unix.ByteSliceToString(u.Release[:])
+}
+
+// samePages is good either way: most operators do not want it.
+func samePages(*config.Config) result {
+	if missing := samepage.Missing(); missing != "" {
+		return good("not merged, also for plans with merge: %s", missing)
+	}
+	return good("merged for plans with merge")
 }
 
 func swap(*config.Config) result {

@@ -97,6 +97,8 @@ var planFields = []Field{
 	{Path: "spec.mail.day", Default: "500", typ: number(0, 1e9), Meaning: "mails a day, from midnight UTC"},
 	{Path: "spec.mail.recipients", Default: "50", typ: number(1, 1000), Meaning: "recipients of one message"},
 	{Path: "spec.mail.size", Default: "10Mi", typ: size(4096, 256*mebi), Meaning: "largest message"},
+	{Path: "spec.merge", Default: "false", typ: boolType,
+		Meaning: "pages that are alike in sites of such plans are kept once, from their next start, where the kernel merges; what that lets a tenant find out: docs/explanation/sharing.md"},
 	{Path: "spec.isolation", Default: "account", typ: oneOf("isolation", []string{"account"}, []string{"jail", "vserver", "uml", "vm"}),
 		Meaning: "how strong the wall between tenants is"},
 	{Path: "spec.price", State: Stored, Meaning: "the price table"},

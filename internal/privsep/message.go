@@ -165,6 +165,9 @@ type Tenant struct {
 	Memory    int64  `json:"memory"`    // bytes
 	CPU       int64  `json:"cpu"`       // thousandths of a CPU
 	Processes int64  `json:"processes"` // count
+	// Merge lets the kernel merge pages of the processes that are started from
+	// now on with pages alike of others that have it.
+	Merge bool `json:"merge,omitempty"`
 }
 
 // Launch is the launch record of a site: all that serai-priv needs to start it

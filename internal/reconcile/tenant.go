@@ -11,6 +11,7 @@ import (
 	"serai.dev/serai/internal/manifest"
 	"serai.dev/serai/internal/privsep"
 	"serai.dev/serai/internal/route"
+	"serai.dev/serai/internal/samepage"
 )
 
 // tenant is what was seen of one tenant. It is guarded by Reconciler.mu.
@@ -104,6 +105,7 @@ func (r *Reconciler) setTenant(ctx context.Context, t *serai.Tenant, m *tenant, 
 	}
 	want := privsep.Tenant{
 		UID: t.Status.UID, Memory: int64(p.Spec.Memory), CPU: int64(p.Spec.CPU), Processes: p.Spec.Processes,
+		Merge: p.Spec.Merge,
 	}
 	if m.held != nil && *m.held == want {
 		return nil
@@ -302,10 +304,23 @@ func (r *Reconciler) plan(ctx context.Context, key serai.Key) error {
 		}
 	}
 	p.Status.Conditions.Set(ready, now())
+	if p.Spec.Merge {
+		p.Status.Conditions.Set(merging(samepage.Missing()), now())
+	} else {
+		p.Status.Conditions.Remove(serai.Merging)
+	}
 	if reflect.DeepEqual(p.Status, before.Status) {
 		return nil
 	}
 	return r.writeStatus(ctx, p)
+}
+
+// merging is the condition of a plan with merge.
+func merging(missing string) serai.Condition {
+	if missing != "" {
+		return serai.Condition{Type: serai.Merging, Status: serai.False, Reason: "NotHere", Message: missing}
+	}
+	return serai.Condition{Type: serai.Merging, Status: serai.True}
 }
 
 // behind is how many tenants have limits of an older generation of their plan.

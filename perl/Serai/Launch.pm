@@ -29,6 +29,8 @@ sub child ($fds, $program, $reserved) {
         $0 = "serai $order->{label}";
         $status = place($listener, $log, $status);
         private_mounts();
+        # Where the kernel cannot, the plan's condition says so.
+        Serai::Sys::merge() if $order->{merge};
         drop($order->{uid} + 0, $order->{gid} + 0, $program);
         prove($order->{uid} + 0, $order->{gid} + 0, $reserved);
         Serai::Sys::set_dumpable(1);

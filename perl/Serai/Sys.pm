@@ -100,6 +100,7 @@ sub mount ($source, $target, $type, $flags, $data = '') { must('mount', "$source
 sub close_from ($fd) { must('close_range', $fd, 0x7fffffff, 0) }
 sub no_new_privs () { must('prctl', 38, 1, 0, 0, 0) }
 sub set_dumpable ($yes) { must('prctl', 4, $yes, 0, 0, 0) }
+sub merge () { try('prctl', 67, 1, 0, 0, 0) }    # PR_SET_MEMORY_MERGE
 sub clear_ambient () { must('prctl', 47, 4, 0, 0, 0) }
 
 sub set_groups (@gids) {

@@ -13,7 +13,7 @@ use v5.36;
 our %WORD;
 BEGIN {
     @WORD{qw(
-        uid gid account home site launch label root exec block
+        uid gid account home site launch label root exec merge block
         app script startup inc env min max idle requests
         number listener status static respond pid left draining
         PATH LANG HOME USER LOGNAME PLACK_ENV

@@ -28,6 +28,7 @@ my %do = (
     abstract => sub { require Socket; socket my $s, 1, 1, 0; connect($s, Socket::pack_sockaddr_un("\0serai-test-f")) ? 'YES' : "no" },
     neighbour => sub { open(my $f, '<', $_[0]{QUERY_STRING}) ? 'YES' : 'no' },
     suid => sub { `/usr/bin/su -c id 2>&1` =~ /uid=0/ ? 'YES' : 'no' },
+    merge => sub { syscall((POSIX::uname())[4] eq 'aarch64' ? 167 : 157, 68, 0, 0, 0, 0) },
     inc => sub { $INC{'Text/Wrap.pm'} ? 'preloaded' : 'not' },
     semaphore => sub { my $q = semget(0x5e7a1, 1, 0777 | 01000); defined $q ? 'made' : "no: $!" },
     system => sub { `echo from a program` },
@@ -127,6 +128,17 @@ subtest 'two tenants' => sub {
     like $first->request(PATH_INFO => '/memory', QUERY_STRING => '-of \\w+ first')->{body}, qr/^YES/, 'a secret is in the memory of its site';
     is $second->request(PATH_INFO => '/memory', QUERY_STRING => '-of \\w+ first')->{body}, 'no', 'and in no other\'s';
     $_->{one}->quit for $first, $second;
+};
+
+# Kernels before 6.4 know nothing of it.
+my $merges = Serai::Sys::try('prctl', 68, 0, 0, 0, 0) != -1;
+subtest 'same pages' => sub {
+    my @d = map { $r->site(n => 7 + $_, merge => $_, files => { 'app.psgi' => $APP }, block => [app => 'app.psgi', max => 1]) } 0, 1;
+    for my $d (@d) { is $d->word, 'up'; is $d->word, 'ready' or diag $d->log }
+    my @is = map { $_->request(PATH_INFO => '/merge')->{body} } @d;
+    is $is[0], $merges ? 0 : -1, 'are not merged';
+    is $is[1], $merges ? 1 : -1, 'but where the order says so';
+    $_->{one}->quit for @d;
 };
 
 subtest 'what cannot be started' => sub {

@@ -114,16 +114,13 @@ func (m *Monitor) spawn(z *zygote, p *process) error {
 	unix.SetNonblock(int(s.Listener), true) // the site's code may have changed that
 	uid := strconv.FormatUint(uint64(t.UID), 10)
 	number := strconv.FormatUint(uint64(s.Record.Site), 10)
-	fresh := "0"
-	if z.Name == serai.PreloadNone {
-		fresh = "1"
-	}
+	flag := map[bool]string{false: "0", true: "1"}
 	// In a file, which the zygote does not read: what it had in its memory, all
 	// later sites would be forked with.
 	order, err := memfd("order", encodeFields([]field{
 		{"uid", uid}, {"gid", strconv.FormatUint(uint64(t.GID), 10)}, {"account", t.Name}, {"home", t.Home},
 		{"site", number}, {"launch", strconv.FormatInt(s.Record.Launch, 10)}, {"label", uid + "/" + number},
-		{"root", s.Record.Root}, {"exec", fresh}, {"block", string(block)},
+		{"root", s.Record.Root}, {"exec", flag[z.Name == serai.PreloadNone]}, {"merge", flag[t.Merge]}, {"block", string(block)},
 	}))
 	if err != nil {
 		unix.Close(ours)

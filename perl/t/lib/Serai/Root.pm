@@ -127,7 +127,7 @@ sub site ($r, %o) {
     my @joins = map { open my $f, '>', "$_/cgroup.procs" or die "$_: $!"; $f } @{ $r->{cgroups} };
     open my $order, '+>', undef or die;
     syswrite $order, pack '(N/a*)*', uid => $uid, gid => $o{gid} // $uid, account => "a$o{n}", home => $home, site => 7, launch => 3,
-        label => "$uid/7", root => 'site', exec => $o{exec} // 0, block => pack '(N/a*)*', site => "a$o{n}/shop", @{ $o{block} };
+        label => "$uid/7", root => 'site', exec => $o{exec} // 0, merge => $o{merge} // 0, block => pack '(N/a*)*', site => "a$o{n}/shop", @{ $o{block} };
     sysseek $order, 0, 0;
     send_with($r->{control}, pack('(N/a*)*', op => 'spawn'), $o{short} ? ($d->{listener}) : ($d->{listener}, $log, $its, $order, @joins));
     return $d;
