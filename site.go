@@ -24,6 +24,11 @@ type SiteSpec struct {
 	Env     map[string]string `json:"env,omitempty"`
 	Jobs    []Job             `json:"jobs,omitempty"`
 	Daemons []Daemon          `json:"daemons,omitempty"`
+	// Mount maps URL prefixes to entries of the operator's catalogue, which
+	// answer there.
+	Mount map[string]Mount `json:"mount,omitempty"`
+	// Catalogue makes the site an entry of the catalogue. The server writes it.
+	Catalogue *Catalogue `json:"catalogue,omitempty"`
 	// Stopped is what `serai stop` and `serai start` change.
 	Stopped bool `json:"stopped,omitempty"`
 }
@@ -40,6 +45,34 @@ type Perl struct {
 	Persistent *bool    `json:"persistent,omitempty"`
 	PerRequest []string `json:"perRequest,omitempty"` // scripts that are not, as files beneath the root
 }
+
+// A Mount is an entry of the catalogue in a site, with the site's settings.
+type Mount struct {
+	Use      string            `json:"use"` // name of the entry
+	Settings map[string]string `json:"settings,omitempty"`
+}
+
+// CatalogueTenant is the operator's own tenant, in which the scripts of the
+// catalogue run. Its sites are the entries; they have no hosts.
+const CatalogueTenant = "catalogue"
+
+// Catalogue is what makes a Site an entry of the catalogue.
+type Catalogue struct {
+	Title    string             `json:"title"`
+	Version  string             `json:"version"` // of its files
+	Settings map[string]Setting `json:"settings,omitempty"`
+}
+
+// A Setting of an entry is given by the sites that mount it.
+type Setting struct {
+	Type     string `json:"type"` // text, number, boolean, addresses
+	Default  string `json:"default,omitempty"`
+	Required bool   `json:"required,omitempty"`
+	Meaning  string `json:"meaning,omitempty"`
+}
+
+// EntryKey is the key of an entry of the catalogue.
+func EntryKey(name string) Key { return Key{Kind: KindSite, Tenant: CatalogueTenant, Name: name} }
 
 // PreloadNone asks for a fresh perl instead of a zygote.
 const PreloadNone = "none"

@@ -161,6 +161,11 @@ func (c *checker) site(d *Doc, s *serai.Site) {
 	if r, _ := c.find(d, "metadata.tenant", serai.Key{Kind: serai.KindTenant, Name: s.Meta.Tenant}); r != nil {
 		tenant = r.(*serai.Tenant)
 	}
+	if old != nil && old.Spec.Catalogue != nil {
+		c.problem(d, "metadata.name", "is an entry of the catalogue: change it with serai catalogue add %s", s.Meta.Name)
+		return
+	}
+	c.mounts(d, s)
 	for i, h := range s.Spec.Hosts {
 		c.host(d, s, old, tenant, h, item("spec.hosts", i))
 	}

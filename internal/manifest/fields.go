@@ -27,6 +27,7 @@ type Field struct {
 	Operator bool   // only the operator may write it
 	Required bool
 	State    State
+	Short    string // of a group: the field that a value which is no group stands for
 
 	typ *valueType // nil for a group of fields
 }
@@ -149,7 +150,6 @@ var siteFields = []Field{
 	{Path: "spec.workers.slow", typ: durationOrNone(100*time.Millisecond, time.Hour), Meaning: "a request that takes longer has its stack written to the site's log; 0 is never"},
 	{Path: "spec.env", typ: mapOf(envName, envValue, 0, "{APP_MODE: production}"), Meaning: "environment of the code; names with SERAI_ are ours"},
 	{Path: "spec.stopped", Default: "false", typ: boolType, Meaning: "what serai stop and start change; a file that leaves it out changes nothing"},
-	{Path: "spec.mount", State: Later, Meaning: "scripts from the operator's catalogue"},
 	{Path: "spec.jobs[].name", Required: true, typ: nameType, Meaning: "of a command that runs at times; unique among the site's jobs and daemons"},
 	{Path: "spec.jobs[].schedule", Required: true, typ: scheduleType, Meaning: "when, as cron reads it: minute, hour, day, month, weekday; a sixth field before them is seconds; or @daily, @every 10m"},
 	{Path: "spec.jobs[].timeZone", typ: zoneType, Meaning: "of the schedule; left out: the machine's"},
@@ -162,6 +162,10 @@ var siteFields = []Field{
 	{Path: "spec.daemons[].run", Required: true, typ: runType, Meaning: "the program and its arguments, started in the site's root, without a shell"},
 	{Path: "spec.daemons[].whileAwake", Default: "false", typ: boolType, Meaning: "the daemon runs only while the site's code is loaded"},
 	{Path: "spec.daemons[].keepAwake", Default: "false", typ: boolType, Meaning: "the site's code, once it is loaded, stays loaded"},
+	{Path: "spec.mount", typ: mountType, Meaning: "URL prefixes that scripts of the operator's catalogue answer; see serai catalogue list"},
+	{Path: "spec.mount.*", Short: "use"},
+	{Path: "spec.mount.*.use", Required: true, typ: nameType, Meaning: "the entry of the catalogue; where it is all, {/guestbook: guestbook} will do"},
+	{Path: "spec.mount.*.settings", typ: mapOf(settingName, settingValue, 0, "{title: My guests}"), Meaning: "what the entry asks for"},
 	{Path: "spec.apache", State: Later, Meaning: "for the engine apache"},
 	{Path: "spec.command", State: Later, Meaning: "for the engine command"},
 	{Path: "spec.fastcgi", State: Later, Meaning: "for the engine fastcgi"},

@@ -270,3 +270,9 @@ func parentOf(path string) string {
 	}
 	return path[:max(strings.LastIndexByte(path, '.'), 0)]
 }
+
+// CheckName refuses what is no name of a resource.
+func CheckName(name string) error {
+	_, err := nameType.scalar(name)
+	return err
+}

@@ -48,6 +48,7 @@ func (d *Doc) rules(speaker string, ps *Problems) {
 		if w := r.Spec.Workers; w.Slow >= w.Timeout && w.Slow > 0 {
 			problem("spec.workers.slow", "%s is not less than spec.workers.timeout, %s: no request lives so long", w.Slow, w.Timeout)
 		}
+		d.mounts(r, problem)
 		d.size(r, problem)
 	}
 }
@@ -145,6 +146,28 @@ func tasks(s *serai.Site, problem reporter) {
 		name(path, d.Name)
 		if d.WhileAwake && d.KeepAwake {
 			problem(path+".whileAwake", "stands beside keepAwake, and each would wait for the other's end: keep one of them")
+		}
+	}
+}
+
+// maxMounts is how many mounts a site may have: the front proxy holds the
+// settings of all of them.
+const maxMounts = 32
+
+// mounts checks the places of what is mounted.
+func (d *Doc) mounts(s *serai.Site, problem reporter) {
+	if n := len(s.Spec.Mount); n > maxMounts {
+		problem("spec.mount", "has %d entries: write at most %d", n, maxMounts)
+	}
+	for prefix := range s.Spec.Mount {
+		if _, both := s.Spec.Files[prefix]; both {
+			problem(join("spec.mount", prefix), "is in spec.files too: keep one of them")
+		}
+		if s.Spec.Perl == nil {
+			continue
+		}
+		if _, both := s.Spec.Perl.Scripts[prefix]; both {
+			problem(join("spec.mount", prefix), "is in spec.perl.scripts too: keep one of them")
 		}
 	}
 }

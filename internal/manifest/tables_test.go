@@ -48,10 +48,12 @@ func TestTablesFitStructs(t *testing.T) {
 		{serai.KindSite, "spec", serai.SiteSpec{}, tables[serai.KindSite]},
 		{"configuration", "", config.Config{}, configFields},
 	} {
-		want := leaves(reflect.TypeOf(tt.of), tt.path)
+		want := slices.DeleteFunc(leaves(reflect.TypeOf(tt.of), tt.path), func(path string) bool {
+			return strings.HasPrefix(path, "spec.catalogue.") // the server writes it
+		})
 		var got []string
 		for _, f := range tt.table {
-			if f.typ != nil && f.Path != "zygotes" && strings.HasPrefix(f.Path, tt.path) && !slices.Contains(notRead, f.Path) {
+			if f.typ != nil && f.Path != "zygotes" && f.Path != "spec.mount" && strings.HasPrefix(f.Path, tt.path) && !slices.Contains(notRead, f.Path) {
 				got = append(got, f.Path)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"serai.dev/serai"
 	"serai.dev/serai/internal/config"
@@ -105,6 +106,18 @@ var (
 		}
 		return s, nil
 	})
+	settingName  = matching("setting", "a name such as title, of 1 to 32 of a-z, 0-9 and _, a letter first", `^[a-z][a-z0-9_]{0,31}$`, 32)
+	settingValue = text("line of text", "one line of at most 1,000 bytes", func(s string) (string, error) {
+		if len(s) > 1000 || !utf8.ValidString(s) || strings.ContainsFunc(s, unicode.IsControl) {
+			return "", invalid("%q is not one line of at most 1,000 bytes: write one", clip(s))
+		}
+		return s, nil
+	})
+	mountType = func() *valueType {
+		t := mapOf(prefixType, nameType, 0, "{/guestbook: guestbook}")
+		t.scalar = prefixType.scalar // of the keys, as for any group
+		return t
+	}()
 	moduleType = matching("module", "a Perl module such as Plack::Request", `^[A-Za-z_][A-Za-z0-9_]*(::[A-Za-z0-9_]+)*$`, 200)
 
 	absType   = text("path", "an absolute path such as /var/lib/serai", readAbsolute)

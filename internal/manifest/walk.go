@@ -230,6 +230,10 @@ func (w *walker) value(n *yaml.Node, s *schema, path string) (any, bool) {
 		return w.groups(n, s.each, path)
 	}
 	if s.group() {
+		if short := s.field.Short; short != "" && n.Kind == yaml.ScalarNode {
+			v, ok := w.scalar(n, s.fields[short].field.typ, path)
+			return map[string]any{short: v}, ok
+		}
 		tree := w.mapping(n, s, path)
 		return tree, n.Kind == yaml.MappingNode
 	}
@@ -368,6 +372,7 @@ var serverSet = map[string]struct{ beside, msg string }{
 	"created":    {"name", "is set by the server: leave it out"},
 	"deleted":    {"name", "is set by the server: leave it out"},
 	"finalizers": {"name", "is set by the server: leave it out"},
+	"catalogue":  {"hosts", "is set by serai catalogue add: leave it out"},
 }
 
 var plainKey = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
