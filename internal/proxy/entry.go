@@ -151,5 +151,8 @@ func (x *exchange) record() {
 		return
 	}
 	x.site.pool.counts.add(e)
+	if x.app != nil && x.app != x.site {
+		x.app.pool.counts.add(e)
+	}
 	x.s.access.write(x.site.Tenant, x.site.Name, e)
 }

@@ -30,8 +30,15 @@ func forWorkers(name string) bool {
 func (x *exchange) environment(req *worker.Request, size int64) {
 	r := x.r
 	req.Add("REQUEST_METHOD", r.Method)
-	req.Add("SCRIPT_NAME", "")
-	req.Add("PATH_INFO", r.URL.Path)
+	name, path := "", r.URL.Path
+	if x.mount != nil {
+		name, path = cutMount(path, x.mount.Prefix)
+		for variable, value := range x.mount.Env {
+			req.Add(variable, value)
+		}
+	}
+	req.Add("SCRIPT_NAME", name)
+	req.Add("PATH_INFO", path)
 	req.Add("REQUEST_URI", x.target)
 	req.Add("QUERY_STRING", r.URL.RawQuery)
 	req.Add("SERVER_NAME", x.host)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"serai.dev/serai/internal/privsep"
@@ -74,6 +75,8 @@ type pool struct {
 
 	left   map[string]int64 // workers that are no more, by reason
 	counts counts
+	// mounted are the requests to the site that others' workers answer.
+	mounted atomic.Int64
 }
 
 // A member is what a pool notes of a worker.

@@ -32,8 +32,8 @@ func (j *job) done() {
 
 // watch has a worker that takes long write its stack to the site's log.
 func (j *job) watch(c *worker.Conn) {
-	if slow := time.Duration(j.x.site.Workers.Slow); slow > 0 {
-		up, site := j.x.s.up, j.x.site.Number
+	if slow := time.Duration(j.x.app.Workers.Slow); slow > 0 {
+		up, site := j.x.s.up, j.x.app.Number
 		j.slow = time.AfterFunc(slow, func() { up.Ask(site, c.PID) })
 	}
 }
@@ -68,7 +68,7 @@ func (j *job) try() (again bool) {
 		return false
 	}
 	began = time.Now()
-	timeout := time.Duration(x.site.Workers.Timeout)
+	timeout := time.Duration(x.app.Workers.Timeout)
 	e := c.Start(j.req, j.body.reader(), j.body.size, timeout)
 	j.watch(c)
 	reply, err := e.Reply()
@@ -109,8 +109,8 @@ func (j *job) failed(c *worker.Conn, e *worker.Exchange, err error) (again bool)
 		}
 	case worker.Protocol:
 		detail = f.Err.Error()
-		x.s.log.Warn("worker broke the protocol", "site", x.site.Number, "pid", c.PID, "request", x.id, "cause", f.Err)
-		x.s.up.Kill(x.site.Number, c.PID)
+		x.s.log.Warn("worker broke the protocol", "site", x.app.Number, "pid", c.PID, "request", x.id, "cause", f.Err)
+		x.s.up.Kill(x.app.Number, c.PID)
 	}
 	x.broken(c.PID, f.Cause, killed, detail)
 	j.p.release(c, left(f.Cause, killed))
@@ -182,8 +182,8 @@ func (j *job) settleBroken(e *worker.Exchange) {
 
 // breach is for a rule broken after the reply had begun.
 func (j *job) breach(c *worker.Conn, err error) {
-	j.x.s.log.Warn("worker broke the protocol", "site", j.x.site.Number, "pid", c.PID, "request", j.x.id, "cause", err)
-	j.x.s.up.Kill(j.x.site.Number, c.PID)
+	j.x.s.log.Warn("worker broke the protocol", "site", j.x.app.Number, "pid", c.PID, "request", j.x.id, "cause", err)
+	j.x.s.up.Kill(j.x.app.Number, c.PID)
 }
 
 // bodyAllowed reports whether a reply of this status can have a body.
@@ -235,7 +235,7 @@ func (j *job) whole(c *worker.Conn, e *worker.Exchange, reply *worker.Reply) {
 	}
 	// The worker promised another length. The client gets what fits, and a
 	// connection that ends.
-	x.s.log.Debug("reply does not keep its length", "site", x.site.Number, "request", x.id,
+	x.s.log.Debug("reply does not keep its length", "site", x.app.Number, "request", x.id,
 		"promised", promised, "length", length)
 	x.head(&reply.Head, promised)
 	x.w.Header().Set("Connection", "close")
@@ -252,8 +252,8 @@ const linger = 5 * time.Second
 // stream passes on a reply that comes piece by piece.
 func (j *job) stream(c *worker.Conn, e *worker.Exchange, reply *worker.Reply, began time.Time) {
 	x := j.x
-	st := newStream(x.s.spool, int64(x.site.Reply.Buffer), int64(x.site.Reply.Spool), func() {
-		x.s.log.Warn("worker waits for a slow client", "site", x.site.Number, "request", x.id)
+	st := newStream(x.s.spool, int64(x.app.Reply.Buffer), int64(x.app.Reply.Spool), func() {
+		x.s.log.Warn("worker waits for a slow client", "site", x.app.Number, "request", x.id)
 	})
 	var over atomic.Bool // the worker was given back
 	var worked atomic.Int64

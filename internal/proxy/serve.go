@@ -40,6 +40,9 @@ type exchange struct {
 	w    *replyWriter
 	site *site // nil where no site serves the host
 
+	app   *site        // whose workers answer: site, or one of the catalogue
+	mount *route.Mount // where it is one of the catalogue
+
 	id         string // 16 hexadecimal digits
 	start      time.Time
 	host       string // as parseHost has it
@@ -141,7 +144,8 @@ func (x *exchange) serve() {
 		x.fail(http.StatusServiceUnavailable, x.site.Closed, time.Minute)
 		return
 	}
-	x.route()
+	x.app = x.site
+	x.route(t)
 }
 
 // originForm is the target as a worker shall see it: path and query, as they
@@ -170,10 +174,11 @@ func originForm(r *http.Request) (string, bool) {
 	return target, true
 }
 
-// route decides who answers: of the site's files and its engine the one whose
-// prefix fits better goes first, and the files where both fit as well, so that
-// scripts below served directories are not handed out.
-func (x *exchange) route() {
+// route decides who answers: of the site's mounts, files and engine the one
+// whose prefix fits better goes first. Where they fit as well, mounts go before
+// files and files before the engine, so that scripts below served directories
+// are not handed out.
+func (x *exchange) route(t *table) {
 	engine, covered := longestPrefix(x.site.Prefixes, x.r.URL.Path)
 	if len(x.site.Prefixes) == 0 {
 		covered = true
@@ -183,6 +188,10 @@ func (x *exchange) route() {
 		if hasPrefix(x.r.URL.Path, f.Prefix) && (files < 0 || len(f.Prefix) > len(x.site.Files[files].Prefix)) {
 			files = i
 		}
+	}
+	if m := x.site.mounted(x.r.URL.Path); m != nil && len(m.Prefix) >= engine && (files < 0 || len(m.Prefix) >= len(x.site.Files[files].Prefix)) {
+		x.workMounted(t, m)
+		return
 	}
 	if files >= 0 && (!covered || len(x.site.Files[files].Prefix) >= engine) {
 		f := x.site.Files[files]
@@ -219,7 +228,7 @@ func hasPrefix(path, prefix string) bool {
 
 // readBody takes the request's body off the client, or answers why not.
 func (x *exchange) readBody() (*body, bool) {
-	limit := int64(x.site.Body.Max)
+	limit := int64(x.app.Body.Max)
 	if x.r.ContentLength > limit {
 		x.tooLarge(limit)
 		return nil, false
@@ -228,7 +237,7 @@ func (x *exchange) readBody() (*body, bool) {
 		return &body{s: x.s.spool}, true
 	}
 	in := &timedReader{r: x.r.Body, control: x.w.control}
-	b, err := x.s.spool.readBody(in, limit, int64(x.site.Body.Buffer))
+	b, err := x.s.spool.readBody(in, limit, int64(x.app.Body.Buffer))
 	x.received = in.n
 	x.w.control.SetReadDeadline(time.Time{})
 	switch {
@@ -285,7 +294,7 @@ func (x *exchange) work() {
 	req := requests.Get().(*worker.Request)
 	req.Reset()
 	x.environment(req, b.size)
-	j := &job{x: x, p: x.site.pool, body: b, req: req}
+	j := &job{x: x, p: x.app.pool, body: b, req: req}
 	for j.try() {
 	}
 }
@@ -293,7 +302,7 @@ func (x *exchange) work() {
 // broken tells seraid of a request that a worker did not complete. killed is
 // that of route.Broken. A worker that took too long is ended first.
 func (x *exchange) broken(pid int, cause worker.Cause, killed, detail string) {
-	b := route.Broken{Site: x.site.Number, PID: pid, Request: x.id, Method: x.r.Method,
+	b := route.Broken{Site: x.app.Number, PID: pid, Request: x.id, Method: x.r.Method,
 		Host: x.host, Path: cut(x.r.URL.Path, 1000), Cause: string(cause), Killed: killed, Detail: cut(detail, 1000)}
 	if cause != worker.Timeout {
 		x.s.control.broken(b)

@@ -15,6 +15,7 @@ type table struct {
 	exact  sync.Map // host → *site
 	suffix sync.Map // of a wildcard, such as ".example.com" → *site
 	sites  map[uint32]*site
+	number sync.Map // of a site → *site, for mounts
 
 	// What tenants were granted, whether a site serves it or not.
 	granted       sync.Map // host → []uint32 uids
@@ -76,6 +77,7 @@ func (t *table) mayServe(uid uint32, host string, suffix int) bool {
 func (t *table) setSite(s *site) {
 	old := t.sites[s.Number]
 	t.sites[s.Number] = s
+	t.number.Store(s.Number, s)
 	for _, h := range s.Hosts {
 		if m, key := t.hosts(h); m != nil {
 			m.Store(key, s)
@@ -89,6 +91,7 @@ func (t *table) setSite(s *site) {
 func (t *table) dropSite(number uint32) {
 	if old := t.sites[number]; old != nil {
 		delete(t.sites, number)
+		t.number.Delete(number)
 		t.unserve(old)
 	}
 }

@@ -42,6 +42,7 @@ type Site struct {
 	// Prefixes are the URL prefixes the engine answers; empty is all. Others
 	// that no Files entry answers are 404.
 	Prefixes []string      `json:"prefixes,omitempty"`
+	Mounts   []Mount       `json:"mounts,omitempty"`
 	Workers  serai.Workers `json:"workers"`
 	Queue    serai.Queue   `json:"queue"`
 	Body     serai.Body    `json:"body"`
@@ -55,6 +56,15 @@ type Files struct {
 	Prefix string `json:"prefix"`
 	Index  int    `json:"index"`
 	Dir    string `json:"dir,omitempty"`
+}
+
+// A Mount is a URL prefix that the workers of another site answer, one of the
+// operator's catalogue, whatever else is there.
+type Mount struct {
+	Prefix string `json:"prefix"`
+	Site   uint32 `json:"site,omitempty"` // number; 0 where there is none now
+	// Env is what its workers are told with each request of this mount.
+	Env map[string]string `json:"env,omitempty"`
 }
 
 // The messages between seraid and the proxy on proxy.sock: one JSON object a
