@@ -354,7 +354,7 @@ func (j *job) route(ctx context.Context) error {
 	if !ready {
 		return nil
 	}
-	rec, err := siteRoute(j.t, j.plan, j.s, j.hosts)
+	rec, err := siteRoute(j.t, j.plan, j.s, j.hosts, j.stored(ctx))
 	if err != nil {
 		return err
 	}
@@ -382,6 +382,11 @@ func (j *job) drop(ctx context.Context) error {
 	hosts, err := j.store.Claims(ctx, j.s.Key())
 	if err != nil {
 		return err
+	}
+	if j.s.Spec.Catalogue != nil {
+		if err := j.tellMounts(ctx, j.s.Key()); err != nil {
+			return err
+		}
 	}
 	j.s.Meta.Finalizers = slices.DeleteFunc(j.s.Meta.Finalizers, func(f string) bool { return f == SiteFinalizer })
 	if _, err := j.store.Update(ctx, j.s); err != nil && serai.KindOf(err) != serai.NotFound {

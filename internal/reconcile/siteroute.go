@@ -23,9 +23,14 @@ func closed(t *serai.Tenant, s *serai.Site) string {
 	return ""
 }
 
-// siteRoute is what the proxy shall know of a site that holds these hosts.
-func siteRoute(t *serai.Tenant, p *serai.Plan, s *serai.Site, hosts []string) (*route.Site, error) {
+// siteRoute is what the proxy shall know of a site that holds these hosts. find
+// is that of mountRoutes.
+func siteRoute(t *serai.Tenant, p *serai.Plan, s *serai.Site, hosts []string, find func(serai.Key) (serai.Resource, error)) (*route.Site, error) {
 	e, err := engine.For(s.Spec.Engine)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := mountRoutes(t, s, find)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +41,7 @@ func siteRoute(t *serai.Tenant, p *serai.Plan, s *serai.Site, hosts []string) (*
 	return &route.Site{
 		Number: uint32(s.Meta.ID), UID: t.Status.UID, Tenant: s.Meta.Tenant, Name: s.Meta.Name,
 		Hosts: hosts, Closed: closed(t, s), Launch: launch,
-		Files: engine.Files(s), Prefixes: e.Prefixes(s), Workers: s.Spec.Workers,
+		Files: engine.Files(s), Prefixes: e.Prefixes(s), Mounts: mounts, Workers: s.Spec.Workers,
 		Queue: p.Spec.Queue, Body: p.Spec.Body, Reply: p.Spec.Reply,
 	}, nil
 }
@@ -157,6 +162,12 @@ func (j *job) report(ctx context.Context) error {
 	}
 	st.Conditions.Set(ready, now())
 	if !reflect.DeepEqual(st, &j.before.Status) {
+		// Who mounts an entry is told of a change before it counts as done.
+		if j.s.Spec.Catalogue != nil {
+			if err := j.tellMounts(ctx, j.s.Key()); err != nil {
+				return err
+			}
+		}
 		if err := j.writeStatus(ctx, j.s); err != nil {
 			return err
 		}

@@ -172,6 +172,13 @@ func (r *Reconciler) state(ctx context.Context) ([]privsep.State, error) {
 // others are added when they have one.
 func (r *Reconciler) firstRecords(all []serai.Resource, plans map[string]*serai.Plan, owners map[string]*serai.Tenant) []route.Record {
 	var records []route.Record
+	catalogue := make(map[serai.Key]serai.Resource)
+	for _, o := range all {
+		if key := o.Key(); key.Tenant == serai.CatalogueTenant || key.Name == serai.CatalogueTenant {
+			catalogue[key] = o
+		}
+	}
+	find := func(key serai.Key) (serai.Resource, error) { return catalogue[key], nil }
 	for _, o := range all {
 		switch o := o.(type) {
 		case *serai.Tenant:
@@ -183,7 +190,7 @@ func (r *Reconciler) firstRecords(all []serai.Resource, plans map[string]*serai.
 			if m.held == nil || t == nil || plans[t.Spec.Plan] == nil || o.Meta.Deleted != nil {
 				continue
 			}
-			if s, err := siteRoute(t, plans[t.Spec.Plan], o, o.Status.Claimed); err == nil {
+			if s, err := siteRoute(t, plans[t.Spec.Plan], o, o.Status.Claimed, find); err == nil {
 				records = append(records, route.Record{Site: s})
 			}
 		}
