@@ -28,7 +28,7 @@ var arrows = []struct {
 	{
 		of: []string{"./cmd/serai-priv", "./internal/privsep/monitor", "./internal/cgroup", "./internal/isolate", "./internal/account"},
 		never: []string{"net/http", "database/sql", "crypto/tls", "./internal/manifest", "./internal/store", "./internal/store/sqlite",
-			"./internal/engine", "./internal/reconcile", "./internal/api", "./internal/proxy", "./internal/sitelog", "./internal/mail", "./client",
+			"./internal/engine", "./internal/reconcile", "./internal/api", "./internal/proxy", "./internal/sitelog", "./internal/mail", "./internal/catalogue", "./client",
 			"go.yaml.in/yaml/v3", "github.com/spf13/cobra", "modernc.org/sqlite"},
 		why: "what has root power parses nothing of a tenant, and speaks to nobody but its peers",
 	},
@@ -40,7 +40,7 @@ var arrows = []struct {
 	{
 		of: []string{"./cmd/serai-proxy", "./internal/proxy", "./internal/proxy/worker"},
 		never: []string{"database/sql", "modernc.org/sqlite", "./internal/store", "./internal/store/sqlite", "./internal/manifest",
-			"./internal/api", "./internal/reconcile", "./internal/mail", "./internal/privsep/monitor", "./internal/account", "go.yaml.in/yaml/v3"},
+			"./internal/api", "./internal/reconcile", "./internal/mail", "./internal/catalogue", "./internal/privsep/monitor", "./internal/account", "go.yaml.in/yaml/v3"},
 		why: "the proxy faces the world: routes, no store, no way into a home",
 	},
 	{
@@ -63,6 +63,12 @@ var arrows = []struct {
 		of:    []string{"./internal/api"},
 		never: []string{"os/exec", "database/sql", "./internal/store/sqlite", "./internal/reconcile", "./internal/privsep/monitor", "./internal/proxy"},
 		why:   "the API stands on interfaces",
+	},
+	{
+		of: []string{"./internal/catalogue"},
+		never: []string{"net/http", "os/exec", "database/sql", "./internal/store", "./internal/api", "./internal/reconcile", "./internal/privsep/monitor",
+			"./client"},
+		why: "keeps files, and runs nothing of them",
 	},
 	{
 		of: []string{"./internal/mail"},

@@ -153,6 +153,30 @@ func (c *Client) Start(ctx context.Context, site serai.Key) (*serai.Site, error)
 	return s, c.do(ctx, "POST", Path(site)+"/start", nil, nil, s)
 }
 
+// Catalogue lists what sites may mount.
+func (c *Client) Catalogue(ctx context.Context) ([]Entry, error) {
+	var l Catalogue
+	err := c.do(ctx, "GET", "/v1/catalogue", nil, nil, &l)
+	return l.Items, err
+}
+
+// AddEntry adds scripts, as a tar, to the catalogue, or puts them in place of
+// those that are there. A plan, where it is not empty, becomes that of the
+// catalogue's tenant; the first entry needs one.
+func (c *Client) AddEntry(ctx context.Context, name, plan string, archive []byte) (r Result, err error) {
+	var query url.Values
+	if plan != "" {
+		query = url.Values{"plan": {plan}}
+	}
+	err = c.do(ctx, "PUT", "/v1/catalogue/"+url.PathEscape(name), query, archive, &r)
+	return r, err
+}
+
+// RemoveEntry removes scripts that no site mounts from the catalogue.
+func (c *Client) RemoveEntry(ctx context.Context, name string) error {
+	return c.do(ctx, "DELETE", "/v1/catalogue/"+url.PathEscape(name), nil, nil, nil)
+}
+
 // LogQuery says which lines of a site's logs are wanted.
 type LogQuery struct {
 	Access bool // of the front proxy, rather than of the site's processes

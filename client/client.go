@@ -64,14 +64,20 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values, 
 }
 
 // send asks and returns an answer that is no error. The caller closes its body.
+// What goes in is sent as JSON, bytes as they are.
 func (c *Client) send(ctx context.Context, method, path string, query url.Values, header http.Header, in any) (*http.Response, error) {
 	var body io.Reader
-	if in != nil {
+	contentType := ""
+	switch in := in.(type) {
+	case nil:
+	case []byte:
+		body, contentType = bytes.NewReader(in), "application/octet-stream"
+	default:
 		b, err := json.Marshal(in)
 		if err != nil {
 			return nil, fmt.Errorf("print the request: %w", err)
 		}
-		body = bytes.NewReader(b)
+		body, contentType = bytes.NewReader(b), "application/json"
 	}
 	u := url.URL{Scheme: "http", Host: "serai", Path: path, RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
@@ -81,8 +87,8 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 	for name, values := range header {
 		req.Header[name] = values
 	}
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
 	}
 	if err := c.reach(ctx); err != nil {
 		return nil, err

@@ -137,6 +137,20 @@ type Sent struct {
 	Answer string `json:"answer"` // the relay's
 }
 
+// Catalogue is what sites may mount, in order of name.
+type Catalogue struct {
+	Items []Entry `json:"items"`
+}
+
+// Entry is scripts of the operator that sites may mount.
+type Entry struct {
+	Name     string                   `json:"name"`
+	Title    string                   `json:"title"`
+	Version  string                   `json:"version"`
+	Settings map[string]serai.Setting `json:"settings,omitempty"`
+	Sites    []string                 `json:"sites,omitempty"` // that mount it; for operators
+}
+
 // Description is one resource with what surrounds it.
 type Description struct {
 	Resource json.RawMessage `json:"resource"`

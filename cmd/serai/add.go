@@ -95,7 +95,7 @@ type specValues []*specFlag
 func specFlags(cmd *cobra.Command, kind string, but ...string) (flags specValues) {
 	for _, f := range manifest.Fields(kind) {
 		name, ok := strings.CutPrefix(f.Path, "spec.")
-		if !ok || f.Type() == "group" || f.State == manifest.Later || strings.Contains(name, "[]") || slices.Contains(but, name) {
+		if !ok || f.Type() == "group" || f.State == manifest.Later || strings.ContainsAny(name, "[*") || slices.Contains(but, name) {
 			continue
 		}
 		s := &specFlag{field: f, name: name}

@@ -140,7 +140,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use or wrong input.`,
 	}{
 		{"run", []*cobra.Command{a.serveCmd(), a.devCmd(), a.statusCmd(), a.doctorCmd(), a.versionCmd()}},
 		{"want", []*cobra.Command{a.applyCmd(), a.diffCmd(), a.getCmd(), a.describeCmd(), a.deleteCmd(),
-			a.kindCmd(serai.KindPlan), a.kindCmd(serai.KindTenant), a.kindCmd(serai.KindSite)}},
+			a.kindCmd(serai.KindPlan), a.kindCmd(serai.KindTenant), a.kindCmd(serai.KindSite), a.catalogueCmd()}},
 		{"act", []*cobra.Command{a.reloadCmd(), a.restartCmd(), a.stopCmd(), a.startCmd(), a.runCmd()}},
 		{"see", []*cobra.Command{a.logsCmd(), a.eventsCmd()}},
 	} {

@@ -13,6 +13,7 @@ import (
 	"serai.dev/serai"
 	"serai.dev/serai/client"
 	"serai.dev/serai/internal/api"
+	"serai.dev/serai/internal/catalogue"
 	"serai.dev/serai/internal/config"
 	"serai.dev/serai/internal/mail"
 	"serai.dev/serai/internal/privsep"
@@ -27,6 +28,8 @@ type controller struct {
 	rec  *reconcile.Reconciler
 	logs *sitelog.Logs
 	mail *mail.Desk
+
+	shelf catalogue.Shelf
 }
 
 var _ api.Controller = (*controller)(nil)
@@ -124,6 +127,12 @@ func (c *controller) SendMail(ctx context.Context, from mail.Sender, in io.Reade
 	r, err := c.mail.Submit(ctx, from, in)
 	return client.Sent{ID: r.ID, Answer: r.Answer}, err
 }
+
+func (c *controller) Shelve(_ context.Context, entry string, archive io.Reader) (catalogue.Version, error) {
+	return c.shelf.Put(entry, archive)
+}
+
+func (c *controller) Unshelve(_ context.Context, entry string) error { return c.shelf.Remove(entry) }
 
 func (c *controller) MailLog(ctx context.Context, tenant string, lines int, follow bool) (io.ReadCloser, error) {
 	return c.logs.Read(ctx, c.logs.MailPath(tenant), lines, follow)

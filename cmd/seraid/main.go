@@ -30,6 +30,7 @@ import (
 
 	"serai.dev/serai"
 	"serai.dev/serai/internal/api"
+	"serai.dev/serai/internal/catalogue"
 	"serai.dev/serai/internal/config"
 	"serai.dev/serai/internal/isolate"
 	"serai.dev/serai/internal/mail"
@@ -110,7 +111,7 @@ func serve(ctx context.Context, cfg *config.Config, conn *privsep.Conn, listener
 	}
 	desk := mail.New(mail.Options{Store: st, Book: logs, Relay: cfg.Mail.Relay, Hostname: hostname, Spool: cfg.MailSpool(), Log: log})
 	server := api.New(api.Options{
-		Store: st, Controller: &controller{cfg: cfg, rec: rec, logs: logs, mail: desk},
+		Store: st, Controller: &controller{cfg: cfg, rec: rec, logs: logs, mail: desk, shelf: catalogue.Shelf{Dir: cfg.CatalogueDir()}},
 		Limits:     manifest.Limits{Zygotes: zygotes(cfg), Adopt: cfg.Accounts.Adopt, Prefix: cfg.Accounts.Prefix},
 		CgroupRoot: cfg.CgroupRoot, AdminGID: adminGroup(cfg, log), Version: serai.Version(), Log: log,
 	})

@@ -205,6 +205,9 @@ func TestAccess(t *testing.T) {
 		"GET /v1/events":                                        {want: all},
 		"POST /v1/apply":                                        {body: siteManifest, want: strings.Replace(alices, "404", "422", 1)},
 		"POST /v1/mail":                                         {want: "403 403 200 200 200 200 403 403 403 403"},
+		"GET /v1/catalogue":                                     {want: all},
+		"PUT /v1/catalogue/{entry}":                             {want: strings.ReplaceAll(operators, "200", "422")}, // it has no plan
+		"DELETE /v1/catalogue/{entry}":                          {want: strings.ReplaceAll(operators, "200", "404")},
 		"GET /v1/plans":                                         {want: all},
 		"GET /v1/plans/{plan}":                                  {want: all},
 		"DELETE /v1/plans/{plan}":                               {want: strings.ReplaceAll(operators, "200", "409")},
@@ -236,7 +239,7 @@ func TestAccess(t *testing.T) {
 			continue
 		}
 		seen[name] = true
-		target := strings.NewReplacer("{plan}", "small", "{tenant}", "alice", "{site}", "shop", "{job}", "nightly").Replace(e.Path)
+		target := strings.NewReplacer("{plan}", "small", "{tenant}", "alice", "{site}", "shop", "{job}", "nightly", "{entry}", "book").Replace(e.Path)
 		want := strings.Fields(tt.want)
 		for i, who := range classes {
 			t.Run(name+" as "+who, func(t *testing.T) {

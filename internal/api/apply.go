@@ -125,11 +125,13 @@ func (s *Server) pruned(c *call, p *plan) error {
 			return err
 		}
 		for _, r := range all {
-			if key := r.Key(); !named[key] && r.GetMeta().Deleted == nil {
+			// The catalogue is no matter of files.
+			if key := r.Key(); !named[key] && r.GetMeta().Deleted == nil && key.Name != serai.CatalogueTenant {
 				gone[kind] = append(gone[kind], key)
 			}
 		}
 	}
+	delete(tenants, serai.CatalogueTenant)
 	for tenant := range tenants {
 		for _, site := range s.index.under(serai.Key{Kind: serai.KindTenant, Name: tenant}) {
 			if key := (serai.Key{Kind: serai.KindSite, Tenant: tenant, Name: site}); !named[key] {

@@ -6,6 +6,7 @@ import (
 
 	"serai.dev/serai"
 	"serai.dev/serai/client"
+	"serai.dev/serai/internal/catalogue"
 	"serai.dev/serai/internal/mail"
 	"serai.dev/serai/internal/privsep"
 	"serai.dev/serai/internal/route"
@@ -76,6 +77,12 @@ type Controller interface {
 	// SendMail reads an envelope and a message and hands them to the relay;
 	// see mail.Desk.
 	SendMail(ctx context.Context, from mail.Sender, in io.Reader) (client.Sent, error)
+
+	// Shelve reads the files of an entry of the catalogue as a tar and keeps
+	// them as a version of its own; see catalogue.Shelf.
+	Shelve(ctx context.Context, entry string, archive io.Reader) (catalogue.Version, error)
+	// Unshelve forgets the files of an entry.
+	Unshelve(ctx context.Context, entry string) error
 
 	// MailLog is Logs for the log of a tenant's mail.
 	MailLog(ctx context.Context, tenant string, lines int, follow bool) (io.ReadCloser, error)

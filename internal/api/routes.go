@@ -10,6 +10,7 @@ import (
 
 	"serai.dev/serai"
 	"serai.dev/serai/client"
+	"serai.dev/serai/internal/catalogue"
 )
 
 // An endpoint is one row of the API. What it takes and gives is said by values of
@@ -61,6 +62,7 @@ var (
 const (
 	planPath   = "/v1/plans/{plan}"
 	tenantPath = "/v1/tenants/{tenant}"
+	entryPath  = "/v1/catalogue/{entry}"
 	sitePath   = "/v1/tenants/{tenant}/sites/{site}"
 )
 
@@ -74,6 +76,10 @@ func routes() []endpoint {
 		{"GET", "/v1/events", Owners, (*Server).events, "what happened; with Accept: text/event-stream goes on, and resumes after Last-Event-ID", eventQuery, nil, client.Events{}, ""},
 		{"POST", "/v1/apply", Owners, (*Server).apply, "create and update what files say; all is checked before the first write", nil, client.ApplyRequest{}, client.ApplyResponse{}, ""},
 		{"POST", "/v1/mail", SiteToo, (*Server).sendMail, "hand a message to the relay: a line of JSON with from and to, then the message; answered when the relay has taken it or not", nil, raw{"message/rfc822", maxMail}, client.Sent{}, ""},
+
+		{"GET", "/v1/catalogue", Owners, (*Server).catalogue, "the scripts that sites may mount", nil, nil, client.Catalogue{}, ""},
+		{"PUT", entryPath, Operators, (*Server).addEntry, "add scripts to the catalogue, or put others in their place", []param{{"plan", "of the catalogue's own tenant; needed for the first entry"}}, raw{"application/x-tar", catalogue.MaxTar}, client.Result{}, ""},
+		{"DELETE", entryPath, Operators, (*Server).removeEntry, "remove scripts that no site mounts; their data stay", nil, nil, client.Result{}, ""},
 
 		{"GET", "/v1/plans", Owners, list(serai.KindPlan), "all plans; a tenant's own", nil, nil, client.List{}, ""},
 		{"GET", planPath, Owners, (*Server).get, "one plan", waitQuery, nil, &serai.Plan{}, ""},

@@ -41,6 +41,9 @@ func (s *Server) delete(ctx context.Context, key serai.Key, purge, dry bool, als
 	if err != nil {
 		return r, err
 	}
+	if s, ok := old.(*serai.Site); ok && s.Spec.Catalogue != nil {
+		return r, serai.Errorf(serai.Conflict, "site %s is an entry of the catalogue", key).WithHint("serai catalogue remove %s", key.Name)
+	}
 	if key.Kind == serai.KindPlan {
 		if err := s.unused(ctx, key, also); err != nil {
 			return r, err

@@ -118,6 +118,10 @@ func (c *Config) MailLogDir(tenant string) string { return filepath.Join(c.LogDi
 // MailSpool holds messages on their way that are too large for memory.
 func (c *Config) MailSpool() string { return filepath.Join(c.StateDir, "state") }
 
+// CatalogueDir holds the scripts of the operator's catalogue, which tenants
+// may read.
+func (c *Config) CatalogueDir() string { return filepath.Join(c.StateDir, "catalogue") }
+
 // Database is the SQLite file.
 func (c *Config) Database() string { return filepath.Join(c.StateDir, "state", "serai.db") }
 

@@ -108,7 +108,7 @@ func (c cover) mount() error {
 	return attach(fd, c.dir)
 }
 
-// A kept directory is a copy of its mount that lies nowhere yet.
+// A kept directory is a copy of its mount, read-only, that lies nowhere yet.
 type kept struct {
 	dir string
 	fd  int
@@ -128,6 +128,10 @@ func take(dirs []string, covers []cover) ([]kept, error) {
 				break
 			}
 			if err != nil {
+				return nil, fmt.Errorf("keep %s: %w", dir, err)
+			}
+			readOnly := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
+			if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &readOnly); err != nil {
 				return nil, fmt.Errorf("keep %s: %w", dir, err)
 			}
 			list = append(list, kept{dir, fd})

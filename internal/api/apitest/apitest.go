@@ -16,6 +16,7 @@ import (
 	"serai.dev/serai"
 	"serai.dev/serai/client"
 	"serai.dev/serai/internal/api"
+	"serai.dev/serai/internal/catalogue"
 	"serai.dev/serai/internal/mail"
 	"serai.dev/serai/internal/privsep"
 	"serai.dev/serai/internal/route"
@@ -119,6 +120,16 @@ func (c *Controller) SendMail(_ context.Context, from mail.Sender, in io.Reader)
 func (c *Controller) MailLog(_ context.Context, tenant string, _ int, _ bool) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader("the mail log of " + tenant + "\n")), nil
 }
+
+// Shelve implements api.Controller: the archive is the title.
+func (c *Controller) Shelve(_ context.Context, entry string, archive io.Reader) (catalogue.Version, error) {
+	title, err := io.ReadAll(archive)
+	return catalogue.Version{Catalogue: serai.Catalogue{Title: string(title), Version: "1", Settings: map[string]serai.Setting{
+		"title": {Type: "text", Default: "Guests", Meaning: "the heading"}, "to": {Type: "addresses", Required: true}}}, Script: "/shelf/" + entry}, err
+}
+
+// Unshelve implements api.Controller.
+func (c *Controller) Unshelve(context.Context, string) error { return nil }
 
 // Reconcile stands in for the reconciler until the test ends: plans are in
 // force, tenants get their account, sites claim their hosts and load.

@@ -170,6 +170,7 @@ func (m *Monitor) makeDirs() error {
 		{filepath.Join(c.RunDir, "perl"), 0o755, 0, 0},
 		{c.StateDir, 0o755, 0, 0},
 		{filepath.Join(c.StateDir, "state"), 0o700, daemon.UID, daemon.GID},
+		{c.CatalogueDir(), 0o755, daemon.UID, daemon.GID},
 		{filepath.Join(c.StateDir, "spool"), 0o700, proxy.UID, proxy.GID},
 		{c.LogDir, 0o755, 0, 0},
 		{filepath.Join(c.LogDir, "sites"), 0o750, daemon.UID, daemon.GID},
@@ -326,6 +327,7 @@ func (m *Monitor) makeNamespaces() error {
 	ns, notes, err := isolate.MakeNamespaces(maps, isolate.Options{
 		Sendmail: filepath.Join(m.PerlDir, "sbin", "sendmail"),
 		Hide:     []string{c.StateDir, c.LogDir, c.SitesDir()},
+		Keep:     []string{c.CatalogueDir()},
 	})
 	if err != nil {
 		return fmt.Errorf("make the tenants' namespaces: %w", err)
