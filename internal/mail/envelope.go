@@ -17,6 +17,9 @@ import (
 type Envelope struct {
 	From string   `json:"from"` // empty where nobody wants to hear of failures
 	To   []string `json:"to"`
+	// For is the site whose visitor made a script of the catalogue send, as
+	// TENANT/SITE: it counts as that site's. Nobody else may say it.
+	For string `json:"for,omitempty"`
 }
 
 // maxEnvelope bounds the line of the envelope, in bytes: some thousand

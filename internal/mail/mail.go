@@ -86,6 +86,7 @@ type Sender struct {
 	UID    uint32
 	Tenant string
 	Site   string // empty for what runs outside of the sites
+	By     string // the script of the catalogue that sends for the site, else empty
 }
 
 func (s Sender) String() string {
@@ -107,10 +108,6 @@ type Receipt struct {
 // plan refuses for good, Unavailable where the same may go through later. What
 // was read whole is handed on even if ctx ends.
 func (d *Desk) Submit(ctx context.Context, from Sender, in io.Reader) (Receipt, error) {
-	limits, plan, err := d.limits(ctx, from)
-	if err != nil {
-		return Receipt{}, err
-	}
 	leave, err := wait(ctx, d.desk(from.UID))
 	if err != nil {
 		return Receipt{}, serai.Errorf(serai.Unavailable, "%d messages of %s are on their way, and do not come through: try later", ofTenant, from.Tenant)
@@ -118,6 +115,15 @@ func (d *Desk) Submit(ctx context.Context, from Sender, in io.Reader) (Receipt, 
 	defer leave()
 	r := bufio.NewReader(in)
 	e, err := readEnvelope(r)
+	if err != nil {
+		return Receipt{}, err
+	}
+	if e.For != "" {
+		if from, err = d.behalf(ctx, from, e.For); err != nil {
+			return Receipt{}, err
+		}
+	}
+	limits, plan, err := d.limits(ctx, from)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -137,17 +143,50 @@ func (d *Desk) Submit(ctx context.Context, from Sender, in io.Reader) (Receipt, 
 	return d.send(context.WithoutCancel(ctx), from, limits, plan, id, now, e, m)
 }
 
+// behalf is the site for which a script of the catalogue sends: one that has it
+// mounted.
+func (d *Desk) behalf(ctx context.Context, from Sender, site string) (Sender, error) {
+	if from.Tenant != serai.CatalogueTenant || from.Site == "" {
+		return from, serai.Errorf(serai.Invalid, "only scripts of the catalogue send for other sites")
+	}
+	tenant, name, _ := strings.Cut(site, "/")
+	r, err := d.o.Store.Get(ctx, serai.Key{Kind: serai.KindSite, Tenant: tenant, Name: name})
+	if err != nil && serai.KindOf(err) != serai.NotFound {
+		return from, err
+	}
+	if err == nil {
+		for _, m := range r.(*serai.Site).Spec.Mount {
+			if m.Use != from.Site {
+				continue
+			}
+			t, err := d.tenant(ctx, tenant)
+			if err != nil {
+				return from, err
+			}
+			return Sender{UID: t.Status.UID, Tenant: tenant, Site: name, By: from.String()}, nil
+		}
+	}
+	return from, serai.Errorf(serai.Invalid, "no site %q mounts %s", clip(site), from.Site)
+}
+
+func (d *Desk) tenant(ctx context.Context, name string) (*serai.Tenant, error) {
+	r, err := d.o.Store.Get(ctx, serai.Key{Kind: serai.KindTenant, Name: name})
+	if err != nil {
+		return nil, err
+	}
+	return r.(*serai.Tenant), nil
+}
+
 // limits are the sender's, as of now.
 func (d *Desk) limits(ctx context.Context, from Sender) (serai.Mail, string, error) {
-	r, err := d.o.Store.Get(ctx, serai.Key{Kind: serai.KindTenant, Name: from.Tenant})
+	t, err := d.tenant(ctx, from.Tenant)
 	if err != nil {
 		return serai.Mail{}, "", err
 	}
-	t := r.(*serai.Tenant)
 	if t.Spec.Suspended {
 		return serai.Mail{}, "", serai.Errorf(serai.Denied, "%s is suspended", from.Tenant)
 	}
-	r, err = d.o.Store.Get(ctx, serai.Key{Kind: serai.KindPlan, Name: t.Spec.Plan})
+	r, err := d.o.Store.Get(ctx, serai.Key{Kind: serai.KindPlan, Name: t.Spec.Plan})
 	if err != nil {
 		return serai.Mail{}, "", err
 	}
@@ -197,8 +236,12 @@ func (d *Desk) send(ctx context.Context, from Sender, limits serai.Mail, plan, i
 
 // trace is what we write before the head of a message.
 func (d *Desk) trace(id string, from Sender, now time.Time) string {
-	return fmt.Sprintf("Received: by %s (Serai, from %s)\r\n\tid %s; %s\r\nX-Serai-Site: %s\r\n",
-		d.o.Hostname, from, id, now.Format("Mon, 02 Jan 2006 15:04:05 -0700"), from)
+	by := ""
+	if from.By != "" {
+		by = " by " + from.By
+	}
+	return fmt.Sprintf("Received: by %s (Serai, from %s%s)\r\n\tid %s; %s\r\nX-Serai-Site: %s\r\n",
+		d.o.Hostname, from, by, id, now.Format("Mon, 02 Jan 2006 15:04:05 -0700"), from)
 }
 
 // limited answers a message over a limit, and tells of it once.
@@ -239,7 +282,11 @@ func (d *Desk) failed(from Sender, id string, e Envelope, size int64, outcome st
 
 // note writes the line of a message.
 func (d *Desk) note(from Sender, id string, e Envelope, size int64, outcome, text string) {
-	line := fmt.Sprintf("%s %s from=<%s> to=<%s> size=%d %s: %s", id, from, e.From, strings.Join(e.To, ">,<"), size, outcome, text)
+	by := ""
+	if from.By != "" {
+		by = "by=" + from.By + " "
+	}
+	line := fmt.Sprintf("%s %s %sfrom=<%s> to=<%s> size=%d %s: %s", id, from, by, e.From, strings.Join(e.To, ">,<"), size, outcome, text)
 	if err := d.o.Book.Mail(from.Tenant, line); err != nil {
 		d.o.Log.Error("line of the mail log lost", "tenant", from.Tenant, "cause", err)
 	}

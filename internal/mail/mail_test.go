@@ -388,6 +388,46 @@ func TestRelayAway(t *testing.T) {
 	}
 }
 
+// A script of the catalogue sends for the sites that mount it, and for no other;
+// what it sends is theirs.
+func TestBehalf(t *testing.T) {
+	w := newWorld(t, serai.Mail{Hour: 1, Day: 10, Recipients: 10, Size: 4096})
+	for _, r := range []serai.Resource{
+		&serai.Tenant{Type: serai.Type{Kind: serai.KindTenant}, Meta: serai.Meta{Name: "catalogue"}, Spec: serai.TenantSpec{Plan: "small", Account: serai.Account{Create: true}}},
+		&serai.Site{Type: serai.Type{Kind: serai.KindSite}, Meta: serai.Meta{Name: "shop", Tenant: "alice"}, Spec: serai.SiteSpec{Mount: map[string]serai.Mount{"/form": {Use: "formmail"}}}},
+		&serai.Site{Type: serai.Type{Kind: serai.KindSite}, Meta: serai.Meta{Name: "wiki", Tenant: "bob"}, Spec: serai.SiteSpec{Mount: map[string]serai.Mount{"/form": {Use: "guestbook"}}}},
+	} {
+		if _, err := w.store.Create(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	formmail := Sender{UID: uid + 2, Tenant: "catalogue", Site: "formmail"}
+	for i, tt := range []struct {
+		from     Sender
+		of, says string
+	}{
+		{formmail, "alice/shop", ""},
+		{formmail, "alice/shop", "the plan small allows 1 mails an hour, and alice would send more"},
+		{formmail, "bob/wiki", `no site "bob/wiki" mounts formmail`},
+		{formmail, "bob/none", `no site "bob/none" mounts formmail`},
+		{formmail, "", ""}, // its own
+		{Sender{UID: uid + 2, Tenant: "catalogue"}, "alice/shop", "only scripts of the catalogue"},
+		{shop, "bob/wiki", "only scripts of the catalogue"},
+		{shop, "alice/shop", "only scripts of the catalogue"},
+	} {
+		_, err := w.submit(tt.from, fmt.Sprintf(`{"to": ["b@x"], "for": %q}`, tt.of), "\nx\n")
+		if (err != nil) != (tt.says != "") || err != nil && !strings.Contains(serai.Message(err), tt.says) {
+			t.Errorf("%d: %v, want %q", i, err, tt.says)
+		}
+	}
+	if text := w.sink.got[0]; !strings.Contains(text, "(Serai, from alice/shop by catalogue/formmail)") || !strings.Contains(text, "X-Serai-Site: alice/shop\n") {
+		t.Errorf("sent: %q", text)
+	}
+	if !strings.HasPrefix(w.book.lines[0], "alice: ") || !strings.Contains(w.book.lines[0], " alice/shop by=catalogue/formmail from=<> to=<b@x>") {
+		t.Errorf("log: %q", w.book.lines[0])
+	}
+}
+
 func TestSuspended(t *testing.T) {
 	w := newWorld(t, many)
 	r, err := w.store.Get(t.Context(), serai.Key{Kind: serai.KindTenant, Name: "alice"})
