@@ -36,9 +36,10 @@ our $LOG;           # a copy of standard error, which a script may replace
 # serve_by makes the site answer by its scripts.
 sub serve_by ($site) {
     my @dirs = sort { length $b->[0] <=> length $a->[0] }
-        map { my ($prefix, $dir) = split /\0/, $_, 2; [$prefix =~ s{/+\z}{}r, "$site->{root}/$dir" =~ s{/\.\z}{}r] } @{ $site->{script} };
+        map { my ($prefix, $dir) = split /\0/, $_, 2; [$prefix =~ s{/+\z}{}r, ($dir =~ m{\A/} ? $dir : "$site->{root}/$dir" =~ s{/\.\z}{}r)] } @{ $site->{script} };
     for (@dirs) {
-        die "the directory of scripts $_->[1] does not exist: create it or correct spec.perl.scripts\n" if !-d $_->[1];
+        push @$_, -f $_->[1];    # one script for all beneath the prefix
+        die "the directory of scripts $_->[1] does not exist: create it or correct spec.perl.scripts\n" if !-e $_->[1];
     }
     %BASE = %ENV;
     $LOG = $site->{log};
@@ -49,7 +50,7 @@ sub serve_by ($site) {
     Serai::Modules::begin();
     my @waiting;
     $site->{prepare} = sub {
-        @waiting = map { scripts_beneath($_->[1]) } @dirs if !@waiting;
+        @waiting = map { $_->[2] ? $_->[1] : scripts_beneath($_->[1]) } @dirs if !@waiting;
         prepare($site, shift @waiting) if @waiting;
         return scalar @waiting;
     };
@@ -83,7 +84,7 @@ sub respond ($site, $dirs, $env, $body, $id) {
     }
     my %cgi = (%BASE, %$env,
         of_server($site),
-        SCRIPT_NAME => $name, SCRIPT_FILENAME => $path, PATH_INFO => $rest,
+        SCRIPT_NAME => ($env->{SCRIPT_NAME} // '') . $name, SCRIPT_FILENAME => $path, PATH_INFO => $rest,
         length $rest ? (PATH_TRANSLATED => "$root$rest") : (),
     );
     delete $cgi{PATH_INFO} if !length $rest;
@@ -141,10 +142,11 @@ sub prepare ($site, $path) {
 sub find ($dirs, $path) {
     return if $path =~ m{\0|(?:\A|/)\.} || $path =~ /["\n]/;
     for (@$dirs) {
-        my ($prefix, $dir) = @$_;
+        my ($prefix, $dir, $single) = @$_;
         next if index("$path/", "$prefix/") != 0;
         my $rest = substr $path, length $prefix;
         my $file = $dir;
+        return ($file, $prefix, $rest) if $single;
         while ($rest =~ s{\A(/+)([^/]+)}{}) {
             $file .= "/$2";
             stat $file or return;

@@ -112,7 +112,7 @@ var (
 		re *regexp.Regexp
 		by string
 	}{
-		{regexp.MustCompile(`Received: by (\S+) \(Serai, from (\S+)\)\n\tid [0-9a-f]{16}; .*\n`), "Received: by HOST (Serai, from $2)\n"},
+		{regexp.MustCompile(`Received: by (\S+) \(Serai, from ([^)]+)\)\n\tid [0-9a-f]{16}; .*\n`), "Received: by HOST (Serai, from $2)\n"},
 		{regexp.MustCompile(`(?m)^Date: \w{3}, +\d+ \w{3} \d{4} \d\d:\d\d:\d\d (UT|GMT|[-+]\d{4})$`), "Date: DATE"},
 		{regexp.MustCompile(`(?mi)^Message-Id: <\S+@\S+>$`), "Message-Id: ID"},
 		{regexp.MustCompile(`(?m)^(X-Mailer: \S+) .*$`), "$1"},
