@@ -30,6 +30,7 @@ use IO::File ();
 use lib ();
 
 use constant { CONTROL => 3, USER_NS => 4, MOUNT_NS => 5, FILTER => 6 };
+use constant PATIENCE => 0.02;    # seconds
 
 exit main();
 
@@ -53,18 +54,21 @@ sub main {
     Serai::Warm::rehearse();
     answer(op => 'up', @report);
 
-    my ($spawn, $run) = map { pack '(N/a*)*', op => $_ } qw(spawn run);
+    # One child is always a step ahead: it takes the next order off the control
+    # socket, so that nothing of a tenant comes into this process. It says when
+    # it has one; the pipe ends when the site is on its own. That is waited for,
+    # as a fork beside it would slow the site down, but not for long: a tenant
+    # that has used up its CPU must not hold up the others.
     $SIG{CHLD} = 'IGNORE';    # children are taken up by the kernel
-    # The order itself is left in its file for the child: what was read here,
-    # the sites of others could find in the memory that they are forked with.
-    while (my ($message, @fds) = Serai::Sys::receive(CONTROL)) {
-        die "a message that is neither spawn nor run\n" if $message ne $spawn && $message ne $run;
-        unshift @fds, undef if $message eq $run;    # no listener
-        die "a message with " . @fds . " descriptors\n" if @fds < 4;
-        my $pid = CORE::fork;
-        Serai::Launch::child(\@fds, $program, $config{uid} + 0) if defined $pid && !$pid;
-        Serai::Launch::report($fds[2], "failed fork: $!: the zygote cannot make a process") if !defined $pid;
-        POSIX::close($_) for grep { defined } @fds;
+    while (1) {
+        my ($news, $taken) = POSIX::pipe() or die "pipe: $!\n";
+        my $pid = CORE::fork // die "fork: $!: the zygote cannot make a process\n";
+        if (!$pid) { POSIX::close($news); Serai::Launch::spare(CONTROL, $taken, $program, $config{uid} + 0) }
+        POSIX::close($taken);
+        (POSIX::read($news, my $word, 1) // 0) > 0 or last;    # it ended without an order
+        vec(my $end = '', $news, 1) = 1;
+        select $end, undef, undef, PATIENCE;
+        POSIX::close($news);
     }
     POSIX::_exit(0);
 }

@@ -1,6 +1,7 @@
 package Serai::Launch;
 
-# How a child of the zygote becomes a tenant's process, for good.
+# How a child of the zygote becomes a tenant's process, for good. What is the
+# same for all tenants it does before it has an order: a wake waits for the rest.
 
 use v5.36;
 use POSIX ();
@@ -11,32 +12,67 @@ use Serai::Sys;
 use constant { LISTENER => 3, STATUS => 4, BLOCK => 5 };
 use constant { FILES_SOFT => 1024, FILES_HARD => 4096 };
 
-# child is the whole life of a zygote's child. fds are the descriptors of a
-# message: listener (undef for a task), log, status and order first; program is
-# the seccomp program, reserved the zygote's uid and gid.
-sub child ($fds, $program, $reserved) {
-    my ($listener, $log, $status, $file, @cgroups) = @$fds;
+# The messages: what follows are descriptors.
+use constant { SPAWN => pack('(N/a*)*', op => 'spawn'), RUN => pack('(N/a*)*', op => 'run') };
+
+# spare is the whole life of the child that a zygote has forked ahead of time.
+# It gives up all that it can without knowing for whom, waits for a message on
+# the control socket, says on $taken that it has one, and becomes a site, or a
+# task where the message has no listener. $program is the seccomp program,
+# $reserved the zygote's uid and gid.
+sub spare ($control, $taken, $program, $reserved) {
+    $0 .= ': the next site';
+    $SIG{CHLD} = 'DEFAULT';    # a site that ends at once is for serai-priv to reap, not for the kernel
+    my $broken = eval { prepare($program); 1 } ? undef : $@;
+    # Descriptors alone: Perl counts the handles of each number, and would not
+    # close those that the site opens under it later.
+    my ($gone, $going) = POSIX::pipe() or $broken //= "pipe: $!\n";
+    my ($message, @fds) = Serai::Sys::receive($control) or POSIX::_exit(0);
+    die "a message that is neither spawn nor run\n" if $message ne SPAWN && $message ne RUN;
+    unshift @fds, undef if $message eq RUN;
+    die "a message with " . @fds . " descriptors\n" if @fds < 4;
+    POSIX::write($taken, 't', 1);
+    # The order lies in its file until the tenant's own process reads it.
+    my ($listener, $log, $status, $file, @cgroups) = @fds;
     my $order;
     eval {
-        $SIG{CHLD} = 'DEFAULT';
+        die $broken if defined $broken;
         for my $procs (@cgroups) {
             defined POSIX::write($procs, "0\n", 2) or die "join a cgroup: $!\n";
         }
         my $pid = CORE::fork // die "fork: $!: the plan's number of processes may be used up\n";
-        POSIX::_exit(0) if $pid;
+        if ($pid) {
+            # Taking this process down takes as long as forking it: not before
+            # the child has the processor. It closes the pipe in place().
+            POSIX::close($going);
+            POSIX::read($gone, my $nothing, 1);
+            POSIX::_exit(0);
+        }
         srand;
         $order = read_order($file);
         $0 = "serai $order->{label}";
         $status = place($listener, $log, $status);
-        private_mounts();
         # Where the kernel cannot, the plan's condition says so.
         Serai::Sys::merge() if $order->{merge};
-        drop($order->{uid} + 0, $order->{gid} + 0, $program);
+        drop($order->{uid} + 0, $order->{gid} + 0);
         prove($order->{uid} + 0, $order->{gid} + 0, $reserved);
         Serai::Sys::set_dumpable(1);
         1;
     } or give_up($status, $@);
     defined $listener ? serve_or_exec($order) : task($order);
+}
+
+# prepare does what is the same for all tenants.
+sub prepare ($program) {
+    private_mounts();
+    umask 022;
+    Serai::Sys::set_limit(Serai::Sys::RLIMIT_CORE, 0, 0);
+    Serai::Sys::set_limit(Serai::Sys::RLIMIT_NOFILE, FILES_SOFT, FILES_HARD);
+    Serai::Sys::drop_bounding();
+    Serai::Sys::clear_ambient();
+    Serai::Sys::no_new_privs();
+    Serai::Sys::scope();
+    Serai::Sys::install_filter($program);
 }
 
 # read_order reads what is to be started.
@@ -93,20 +129,12 @@ sub private_mounts () {
 }
 
 # drop gives up all but the tenant's uid and gid.
-sub drop ($uid, $gid, $program) {
+sub drop ($uid, $gid) {
     die "the order names uid $uid and gid $gid\n" if $uid <= 0 || $gid <= 0;
-    umask 022;
-    Serai::Sys::set_limit(Serai::Sys::RLIMIT_CORE, 0, 0);
-    Serai::Sys::set_limit(Serai::Sys::RLIMIT_NOFILE, FILES_SOFT, FILES_HARD);
-    Serai::Sys::drop_bounding();
-    Serai::Sys::clear_ambient();
     Serai::Sys::set_groups($gid);
     Serai::Sys::set_gid($gid);
     Serai::Sys::set_uid($uid);
     Serai::Sys::drop_capabilities();
-    Serai::Sys::no_new_privs();
-    Serai::Sys::scope();
-    Serai::Sys::install_filter($program);
 }
 
 # prove tries to go back, and dies where that works or where the kernel shows

@@ -15,6 +15,9 @@ my %do = (
     cgroup => sub { open my $f, '<', '/proc/self/cgroup'; join '', <$f> },
     env => sub { join "\n", map { "$_=$ENV{$_}" } sort keys %ENV },
     fds => sub { opendir my $d, '/proc/self/fd'; join ' ', sort { $a <=> $b } grep { /\d/ } readdir $d },
+    reopen => sub {
+        join ' ', map { open my $f, '<', '/dev/null'; my $n = fileno $f; close $f; -e "/proc/self/fd/$n" ? "left $n" : 'closed' } 1 .. 3;
+    },
     limits => sub { open my $f, '<', '/proc/self/limits'; join '', grep { /open files|core/ } <$f> },
     tmp => sub { open my $f, '>', '/tmp/x' or return "no: $!"; open my $g, '>', '/dev/shm/x' or return "no: $!"; join ' ', glob('/tmp/* /dev/shm/*') },
     mounts => sub { open my $f, '<', '/proc/self/mounts'; join '', grep { m{ (/tmp|/dev/shm) } } <$f> },
@@ -60,10 +63,29 @@ subtest 'the zygote itself' => sub {
     is $is{Groups} =~ s/\s//gr, '', 'has no groups';
     my $fds = sub { opendir my $d, "/proc/$r->{zygote}/fd"; join ' ', sort grep { /\d/ } readdir $d };
     my $until = time + $Serai::Driver::DEADLINE;    # it closes the copy that it has answered by
-    select undef, undef, undef, 0.005 while $fds->() ne '0 1 2 3' && time < $until;
-    is $fds->(), '0 1 2 3', 'holds its control socket and nothing else';
+    select undef, undef, undef, 0.005 while $fds->() ne '0 1 2 3 4' && time < $until;
+    is $fds->(), '0 1 2 3 4', 'holds its control socket, the pipe of the next site, and nothing else';
     open $f, '<', "/proc/$r->{zygote}/cmdline";
     like readline $f, qr/^serai zygote standard\0*$/, 'has a title';
+};
+
+subtest 'the next site, before its order' => sub {
+    my %is;
+    my $until = time + $Serai::Driver::DEADLINE;
+    while (time < $until) {
+        my ($pid) = $r->children or next;
+        open my $f, '<', "/proc/$pid/status" or next;
+        %is = map { /^(\w+):\s*(.*?)\s*$/ ? ($1, $2) : () } <$f>;
+        last if $is{Seccomp};
+        select undef, undef, undef, 0.005;
+    }
+    is $is{Seccomp}, 2, 'has the seccomp program';
+    is $is{NoNewPrivs}, 1, 'and no_new_privs';
+    like $is{$_}, qr/^0+$/, $_ for qw(CapBnd CapAmb);
+    my ($pid) = $r->children;
+    isnt readlink "/proc/$pid/ns/$_", readlink "/proc/$r->{zygote}/ns/$_", "own $_ namespace" for qw(mnt ipc);
+    open my $f, '<', "/proc/$pid/cmdline";
+    like readline $f, qr/^serai zygote standard: the next site\0*$/, 'title';
 };
 
 socket my $abstract, AF_UNIX, SOCK_STREAM, 0;
@@ -89,6 +111,7 @@ for my $exec (0, 1) {
         is +(() = $get->('cgroup') =~ /:\/\Q$name\E$/mg), scalar @{ $r->{cgroups} }, 'in the cgroups';
         is $get->('env'), join("\n", "HOME=$d->{home}", 'LANG=C.UTF-8', 'LOGNAME=a1', 'MODE=test', 'PATH=/usr/local/bin:/usr/bin:/bin', 'PLACK_ENV=deployment', 'USER=a1'), 'environment';
         like $get->('fds'), qr/^0 1 2 3 4 5 6(?: \d)?$|^0 1 2 3 4 5 7 \d$/, 'descriptors: standard ones, listener, status, log, connection' or diag $get->('fds');
+        is $get->('reopen'), 'closed closed closed', 'a handle that is closed is closed';
         like $get->('limits'), qr/core file size\s+0\s+0.*open files\s+1024\s+4096/s, 'limits';
         is $get->('tmp'), '/tmp/x /dev/shm/x', 'own /tmp and /dev/shm';
         ok !-e '/dev/shm/x', 'not the machine\'s';
@@ -160,9 +183,13 @@ subtest 'the zygote ends, sites live on' => sub {
     my $d = $r->site(n => 6, files => { 'app.psgi' => $APP }, block => [app => 'app.psgi']);
     is $d->word, 'up';
     is $d->word, 'ready';
+    my ($next) = $r->children;
     close delete $r->{control};
     waitpid $r->{zygote}, 0;
     is $?, 0, 'end of file: exit';
+    my $until = time + $Serai::Driver::DEADLINE;
+    select undef, undef, undef, 0.005 while -e "/proc/$next" && time < $until;
+    ok !-e "/proc/$next", 'the next site ends too';
     is $d->request(PATH_INFO => '/umask')->{body}, '022', 'the site still serves';
 };
 

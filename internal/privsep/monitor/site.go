@@ -168,6 +168,9 @@ func (m *Monitor) start(s *site, w *waiter, task *privsep.Task) {
 	}
 	m.poll.at(p.Due, p)
 	m.handOver(p)
+	if !s.LogTaken { // only now: seraid would want the processor that the zygote needs
+		m.tell(privsep.EvLogs, privsep.SiteRef{Site: s.Record.Site}, seraid)
+	}
 	m.settle(s)
 }
 
@@ -209,7 +212,6 @@ func (m *Monitor) makeLog(s *site) error {
 		return fmt.Errorf("prepare a log pipe: %w", err)
 	}
 	unix.FcntlInt(uintptr(ends[1]), unix.F_SETPIPE_SZ, pipeSize) // as it is, if not
-	m.tell(privsep.EvLogs, privsep.SiteRef{Site: s.Record.Site}, seraid)
 	return nil
 }
 

@@ -142,6 +142,12 @@ sub send_with ($socket, $message, @handles) {
     syscall($nr, fileno $socket, $head, 0) >= 0 or die "sendmsg: $!";
 }
 
+# children are the processes that the zygote is the parent of.
+sub children ($r) {
+    open my $f, '<', "/proc/$r->{zygote}/task/$r->{zygote}/children" or return;
+    return split ' ', readline($f) // '';
+}
+
 # members are the processes in the tenants' cgroup.
 sub members ($r) {
     my %all;
