@@ -186,7 +186,7 @@ func (t *Tree) OpsJoinFiles(name string) ([]*os.File, error) {
 func (t *Tree) joinFiles(dir func(*hierarchy) string) ([]*os.File, error) {
 	var files []*os.File
 	for _, h := range t.hs {
-		f, err := os.OpenFile(filepath.Join(dir(h), "cgroup.procs"), os.O_WRONLY|unix.O_CLOEXEC, 0)
+		f, err := openForWrite(filepath.Join(dir(h), "cgroup.procs"))
 		if err != nil {
 			for _, f := range files {
 				f.Close()
