@@ -74,14 +74,17 @@ sub taken ($class, $path, $packages, $declared, $variables) {
     return $shown = $self;
 }
 
-# made_by says whether a package is a file's own: its first sub comes from
-# there, or, where it has none, is declared there.
+# made_by says whether a package is a file's own: all subs that were compiled in
+# it come from there, or, where it has none, it is declared there.
 sub made_by ($path, $stash, $declared) {
     no strict 'refs';
     for my $name (grep { !/::\z/ } keys %$stash) {
-        my $code = *{ glob_of("$stash$name") }{CODE} or next;
-        my $file = B::svref_2object($code)->FILE // '';
-        return $file eq $path || $file =~ /\A\(eval \d+\)/;
+        my $sub = *{ glob_of("$stash$name") }{CODE};
+        next if !$sub || !defined &$sub;    # declared for an import
+        my $code = B::svref_2object($sub);
+        my $file = $code->FILE // '';
+        if ($file eq $path || $file =~ /\A\(eval \d+\)/) { $declared = 1 }
+        elsif ($code->STASH->isa('B::HV') && 'main::' . $code->STASH->NAME . '::' eq $stash) { return 0 }
     }
     return $declared;
 }
