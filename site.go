@@ -41,6 +41,7 @@ type Perl struct {
 	Startup string            `json:"startup,omitempty"` // run once before the code is loaded
 	Inc     []string          `json:"inc,omitempty"`     // before @INC
 	Preload string            `json:"preload,omitempty"` // name of a zygote set, or "none"
+	Reload  string            `json:"reload,omitempty"`  // ReloadChange, or empty: when somebody asks
 	// Persistent is whether scripts are compiled once and kept; nil is true.
 	Persistent *bool    `json:"persistent,omitempty"`
 	PerRequest []string `json:"perRequest,omitempty"` // scripts that are not, as files beneath the root
@@ -73,6 +74,9 @@ type Setting struct {
 
 // EntryKey is the key of an entry of the catalogue.
 func EntryKey(name string) Key { return Key{Kind: KindSite, Tenant: CatalogueTenant, Name: name} }
+
+// ReloadChange has the code loaded anew when a file of it changes.
+const ReloadChange = "change"
 
 // PreloadNone asks for a fresh perl instead of a zygote.
 const PreloadNone = "none"

@@ -23,6 +23,7 @@ use Serai::Worker;
 use Serai::Reply;
 use Serai::PSGI;
 use Serai::Loaded;
+use Serai::Watch;
 use Serai::Scripts;
 use Serai::Rehearsal;
 use B ();

@@ -140,6 +140,8 @@ var siteFields = []Field{
 	{Path: "spec.perl.persistent", Default: "true", typ: boolType,
 		Meaning: "scripts are compiled once and kept; false runs a process for each request, as plain CGI does"},
 	{Path: "spec.perl.perRequest", typ: listOf(fileType, "files", 0, 256, "[cgi-bin/old.cgi]"), Meaning: "scripts that run in a process for each request"},
+	{Path: "spec.perl.reload", typ: oneOf("reload", []string{serai.ReloadChange}, nil),
+		Meaning: "change: the code is loaded anew when a file of it changes; left out: when somebody asks, or touches tmp/restart.txt beneath the root"},
 	{Path: "spec.files", typ: mapOf(prefixType, dirType, 0, "{/static: public}"), Meaning: "URL prefixes and directories that the proxy serves without a worker"},
 	{Path: "spec.workers.min", Default: "0", typ: number(0, 1000), Meaning: "workers that are kept while nothing is asked"},
 	{Path: "spec.workers.max", Default: "4", typ: number(1, 1000), Meaning: "requests at once; where it is left out, no more than the plan's workers"},

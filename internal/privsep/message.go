@@ -77,6 +77,7 @@ const (
 	EvFailed   = "failed"         // to seraid, proxy: SiteEvent with Message and RetryMs: it did not load
 	EvExited   = "exited"         // to seraid, proxy: SiteEvent with Status and Memory: the main process ended
 	EvTask     = "task-ended"     // to seraid: TaskEvent; the main process of a task ended, or did not come up; kept until "end-task"
+	EvReload   = "reload"         // to seraid: SiteRef; the site's own process asks for its code to be loaded anew; kept until "launch"
 	EvLogs     = "logs-ready"     // to seraid: SiteRef; a log pipe exists: ask for it
 	EvZygote   = "zygote"         // to seraid: ZygoteEvent; one started, failed or ended
 	EvUpgrade  = "upgrade"        // to seraid: UpgradeEvent
@@ -253,6 +254,8 @@ type SiteState struct {
 	Hash  string `json:"hash"`
 	Phase string `json:"phase"` // off asleep starting running backoff
 	PID   int    `json:"pid,omitempty"`
+	// Reload: its process asked for a launch, and there was none yet.
+	Reload bool `json:"reload,omitempty"`
 	// Tasks of the site, those too that ended and were not asked about.
 	Tasks []TaskState `json:"tasks,omitempty"`
 }

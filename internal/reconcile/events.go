@@ -79,6 +79,12 @@ func (r *Reconciler) heard(ctx context.Context, e privsep.Event) error {
 			return err
 		}
 		r.taskEnded(t)
+	case privsep.EvReload:
+		var s privsep.SiteRef
+		if err := e.Decode(&s); err != nil {
+			return err
+		}
+		r.reloadAsked(s.Site)
 	case privsep.EvLogs, privsep.EvListener:
 		var s privsep.SiteRef
 		if err := e.Decode(&s); err != nil {

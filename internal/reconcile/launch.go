@@ -39,6 +39,24 @@ func (r *Reconciler) Launch(ctx context.Context, key serai.Key) (privsep.LaunchR
 	}
 }
 
+// reloadAsked loads a site's code once more because its own process asked for
+// it. Nobody waits for the outcome but the events.
+func (r *Reconciler) reloadAsked(number uint32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if key, ok := r.numbers[number]; ok && r.sites[key] != nil {
+		r.sites[key].askReload()
+		r.queue.add(key)
+	}
+}
+
+// askReload is a wish for a launch, unless there is one; mu is held.
+func (m *site) askReload() {
+	if len(m.asks) == 0 {
+		m.asks = append(m.asks, make(chan result, 1))
+	}
+}
+
 // launch is the work of one launch. It keeps no worker of objects waiting.
 func (r *Reconciler) launch(ctx context.Context, key serai.Key) (retry bool) {
 	r.mu.Lock()

@@ -63,6 +63,9 @@ func (r *Reconciler) sync(ctx context.Context) (revision string, err error) {
 			m.quiet = s.Site.Phase == "off"
 			m.busy = s.Site.Phase == "running" || s.Site.Phase == "starting"
 			m.pid = s.Site.PID
+			if s.Site.Reload {
+				m.askReload()
+			}
 			m.tasks = make(map[int64]*task, len(s.Site.Tasks))
 			for _, t := range s.Site.Tasks {
 				m.tasks[t.Task] = &task{pid: t.PID, ended: t.Ended}
@@ -113,7 +116,7 @@ func (r *Reconciler) inStep(o serai.Resource, owners map[string]*serai.Tenant) b
 		return false // their times are to be set
 	}
 	t, m := owners[s.Meta.Tenant], r.sites[s.Key()]
-	if t == nil || m.held == nil || closed(t, s) != "" || r.tenants[t.Meta.Name].held == nil {
+	if t == nil || m.held == nil || len(m.asks) > 0 || closed(t, s) != "" || r.tenants[t.Meta.Name].held == nil {
 		return false
 	}
 	l, err := engine.Launch(t, s)

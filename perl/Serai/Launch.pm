@@ -207,6 +207,7 @@ sub serve_or_exec ($order) {
 # block, site (number) and launch; dev where the site is run for its author.
 sub site ($what) {
     require Serai::Site;
+    require Serai::Watch;
     require Serai::Worker;
     require Serai::Dev if $what->{dev};
     my $site;
@@ -225,12 +226,13 @@ sub site ($what) {
         @$site{qw(listener status log)} = ($listener, $status, $log);
         $site->set_environment($what->{account}, $what->{home});
         $site->enter($what->{home}, $what->{root});
-        require Time::HiRes if $site->{slow};    # once for all workers
+        $Serai::Watch::current = Serai::Watch->new($site) if !$what->{dev};
         $site->load;
         1;
     } or give_up(STATUS, $@);
     $pid = 0;
     send $status, 'ready', MSG_NOSIGNAL;
+    $Serai::Watch::current->look if $Serai::Watch::current;
     if ($site->alone) { Serai::Worker::run($site) }
     else { require Serai::Loaded; Serai::Loaded::run($site) }
 }

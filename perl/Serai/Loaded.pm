@@ -37,7 +37,7 @@ sub run ($site) {
         my $waiting = grep { $_ } values %workers;
         last if $site->{draining} && !%workers;
         my $listens = !$waiting && !$site->{draining};
-        my $patience = $site->{prepare} ? 0 : %workers || $site->{min} ? undef : $had_one ? LINGER : $site->{idle} / 1000;
+        my $patience = $site->{prepare} ? 0 : %workers || $site->{min} || $site->{kept} ? undef : $had_one ? LINGER : $site->{idle} / 1000;
         my $ready = Serai::Worker::wait_readable($patience, $ended, $news,
             $site->{status} // (), $listens ? $site->{listener} : ());
         if (!$ready) {
@@ -62,6 +62,7 @@ sub run ($site) {
         if ($pid) { $workers{$pid} = 0; $had_one = 1; next }
 
         close $_ for grep { defined } $news, $held, $ended, delete $site->{status};
+        undef $Serai::Watch::current;
         POSIX::sigprocmask(SIG_UNBLOCK, $set);
         $SIG{CHLD} = $handler // 'DEFAULT';
         srand;

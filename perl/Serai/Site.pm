@@ -11,7 +11,7 @@ use Scalar::Util qw(blessed reftype);
 # they are where they are left out.
 my @LIST   = qw(script per-request inc env run);
 my %NUMBER = (persistent => 1, min => 0, max => 1, idle => 300_000, requests => 0, size => 0, slow => 0);
-my %TEXT   = map { $_ => 1 } qw(site app startup);
+my %TEXT   = map { $_ => 1 } qw(site app startup reload);
 
 # new reads a block into a site. It dies with a sentence where the block is none.
 sub new ($class, $block) {
@@ -62,7 +62,7 @@ sub enter ($site, $home, $root) {
         chdir $real_home;
         die "spec.root $root leads out of the home, to $real: use a directory of the home\n";
     }
-    $site->{root} = $real;
+    @$site{qw(root home place)} = ($real, $real_home, $want);    # place may go through links
 }
 
 # set_environment makes %ENV the site's.

@@ -16,6 +16,7 @@ BEGIN {
         uid gid account home site launch label root exec merge block
         app script startup inc env min max idle requests
         number listener status static respond pid left draining
+        root place files change looked known touch reload kept run
         PATH LANG HOME USER LOGNAME PLACK_ENV
         REQUEST_METHOD REQUEST_URI SCRIPT_NAME PATH_INFO QUERY_STRING CONTENT_LENGTH CONTENT_TYPE
         SERVER_NAME SERVER_PORT SERVER_PROTOCOL SERVER_SOFTWARE REMOTE_ADDR REMOTE_PORT HTTPS SERAI_REQUEST

@@ -14,7 +14,7 @@ package Serai::Worker;
 use v5.36;
 use Errno qw(EINTR EAGAIN ECONNABORTED);
 use Fcntl qw(O_RDWR O_CREAT O_EXCL O_DIRECTORY);
-use Socket qw(MSG_DONTWAIT);
+use Socket qw(MSG_DONTWAIT SOL_SOCKET SO_RCVTIMEO);
 use POSIX ();
 use Serai::Override;
 use Serai::Reply;
@@ -34,7 +34,10 @@ use constant {
 sub run ($site) {
     begin($site);
     while (my $connection = next_connection($site, !$site->{min})) {
-        last if serve($connection, $site) ne 'eof';
+        # It wakes to look while it waits for a request.
+        setsockopt $connection, SOL_SOCKET, SO_RCVTIMEO, pack 'l!l!', 1, 0 if $Serai::Watch::current;
+        my $how = serve($connection, $site);
+        last if $how ne 'eof' && !($how eq 'quit' && stays($site));
     }
     leave();
 }
@@ -51,7 +54,7 @@ sub begin ($site) {
 # drained, idle for too long (where may_leave), or the listener dead.
 sub next_connection ($site, $may_leave, @end) {
     while (!$site->{draining}) {
-        my $ready = wait_readable($may_leave ? $site->{idle} / 1000 : undef,
+        my $ready = wait_readable($may_leave && !$site->{kept} ? $site->{idle} / 1000 : undef,
             $site->{listener}, $site->{status} // (), @end) or return;
         read_status($site) if $site->{status} && $ready->($site->{status});
         $ready->($_) and return for @end;
@@ -88,24 +91,40 @@ sub shut_down ($listener) {
 sub wait_readable ($seconds, @handles) {
     my $want = '';
     vec($want, fileno $_, 1) = 1 for @handles;
+    my $watch = $Serai::Watch::current;
     while (1) {
-        my $n = select my $got = $want, undef, undef, $seconds;
-        return if $n == 0;
+        my $slice = $watch && (!defined $seconds || $seconds > 1) ? 1 : $seconds;
+        my $n = select my $got = $want, undef, undef, $slice;
+        $watch->look if $watch && time != $watch->{looked};
+        if ($n == 0) {
+            next if $watch && (!defined $seconds || ($seconds -= $slice) > 0);
+            return;
+        }
         return sub ($handle) { vec $got, fileno $handle, 1 } if $n > 0;
         die "select: $!\n" if $! != EINTR;
     }
 }
 
-# read_status takes a word of serai-priv off the status socket. Its end of file
-# is no reason to leave, but for a site that follows.
+# stays says whether a job or daemon keeps the site awake, as far as
+# serai-priv has told.
+sub stays ($site) {
+    while ($site->{status} && read_status($site)) { }
+    return $site->{kept} && !$site->{draining};
+}
+
+# read_status takes a word of serai-priv off the status socket, and returns
+# whether there was one. Its end of file is no reason to leave, but for a site
+# that follows.
 sub read_status ($site) {
     my $got = recv $site->{status}, my $word, 4096, MSG_DONTWAIT;
-    return if !defined $got && ($! == EAGAIN || $! == EINTR);
+    return 0 if !defined $got && ($! == EAGAIN || $! == EINTR);
     if (!defined $got || !length $word) {
         delete $site->{status};
         $site->{draining} = 1 if $site->{follows};
     }
     elsif ($word eq 'drain') { $site->{draining} = 1 }
+    elsif ($word eq 'awake' || $word eq 'rest') { $site->{kept} = $word eq 'awake' }
+    return 1;
 }
 
 # serve says hello and answers requests until the connection ends. It returns
@@ -121,14 +140,16 @@ sub serve ($connection, $site) {
     my ($respond, $static) = ($site->{respond}, $site->{static} // []);
     my $left = $site->{left} //= $site->{requests} || -1;
     my ($weight, $slow) = @$site{qw(weight slow)};
+    my $watch = $Serai::Watch::current;
     Serai::Reply::put(pack 'NaNNQ>', 16, 'H', VERSION, $site->{number}, $site->{launch});
 
     my $buffer = '';
     while (1) {
         my $n = sysread $connection, $buffer, 65536, length $buffer;
         if (!$n) {
-            next if !defined $n && $! == EINTR;
-            return 'eof';
+            return 'eof' if defined $n || $! != EINTR && $! != EAGAIN;
+            $watch->look if $watch && time != $watch->{looked};
+            next;
         }
         while (length $buffer >= 5) {
             my ($length, $type) = unpack 'Na', $buffer;
@@ -161,6 +182,7 @@ sub serve ($connection, $site) {
             return 'eof' if $Serai::Reply::gone;
             return 'leave' if $Serai::Reply::flags;    # the reply's last frame has said so
             $site->{left} = --$left if $left > 1;
+            $watch->look if $watch && time != $watch->{looked};
         }
     }
 }
@@ -206,7 +228,7 @@ sub body ($connection, $buffer) {
             }
         }
         my $n = sysread $connection, $$buffer, 65536, length $$buffer;
-        next if $n || !defined $n && $! == EINTR;
+        next if $n || !defined $n && ($! == EINTR || $! == EAGAIN);
         return undef;
     }
 }

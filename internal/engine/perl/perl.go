@@ -48,6 +48,9 @@ func (Engine) Start(l *privsep.Launch, s *serai.Site) error {
 	if p.Startup != "" {
 		b.add("startup", p.Startup)
 	}
+	if p.Reload == serai.ReloadChange {
+		b.add("reload", p.Reload)
+	}
 	b.surroundings(s)
 	w := s.Spec.Workers
 	b.add("min", strconv.Itoa(w.Min))

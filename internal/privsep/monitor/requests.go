@@ -350,7 +350,7 @@ func (m *Monitor) mayLaunch(a *privsep.SiteRef) error {
 
 func (m *Monitor) doLaunch(r *request, a *privsep.SiteRef) (answer, error) {
 	s := m.Sites[a.Site]
-	s.Fails, s.RetryAt = 0, time.Time{}
+	s.Fails, s.RetryAt, s.Reload = 0, time.Time{}, false
 	if p := s.in(starting); p != nil { // by a knock, with the same record
 		p.Waiter = &r.waiter
 	} else {

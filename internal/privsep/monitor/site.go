@@ -68,7 +68,7 @@ func (s *site) state(now time.Time) *privsep.SiteState {
 	default:
 		st.Phase = "asleep"
 	}
-	st.Tasks = s.tasks()
+	st.Reload, st.Tasks = s.Reload, s.tasks()
 	return st
 }
 
@@ -171,6 +171,7 @@ func (m *Monitor) start(s *site, w *waiter, task *privsep.Task) {
 	if !s.LogTaken { // only now: seraid would want the processor that the zygote needs
 		m.tell(privsep.EvLogs, privsep.SiteRef{Site: s.Record.Site}, seraid)
 	}
+	m.keepAwake(s)
 	m.settle(s)
 }
 
@@ -222,11 +223,13 @@ func (m *Monitor) loaded(p *process) {
 	for _, old := range s.Processes {
 		if old.Phase == running && old.Task == nil {
 			old.Phase, old.Due = draining, now.Add(drainLimit)
-			privsep.Send(int(old.Status), []byte("drain")) // one that is gone or stopped meets the limit
+			m.advise(old, "drain") // one that is gone or stopped meets the limit
 			m.poll.at(old.Due, old)
 		}
 	}
 	p.Phase, p.Loaded, p.Ready = running, true, now
+	m.listen(p)
+	m.keepAwake(s)
 	s.RetryAt = time.Time{}
 	millis := now.Sub(p.Began).Milliseconds()
 	m.answerLaunch(p, privsep.LaunchResult{Loaded: true, PID: p.PID, Millis: millis})
@@ -365,6 +368,8 @@ func (p *process) tick(m *Monitor, now time.Time) {
 		default:
 			m.failed(p, fmt.Sprintf("its code was not loaded within %s", loadLimit))
 		}
+	case running:
+		m.poll.change(p.Status, wordOnce)
 	case draining:
 		m.finish(p)
 	case ending:

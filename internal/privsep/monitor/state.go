@@ -104,7 +104,8 @@ type site struct {
 	Fails     int            `json:"fails"`   // in a row
 	RetryAt   time.Time      `json:"retryAt"` // no start by a knock before
 	Dropping  bool           `json:"dropping"`
-	Ended     []waiter       `json:"ended"` // wait until nothing of it runs
+	Ended     []waiter       `json:"ended"`  // wait until nothing of it runs
+	Reload    bool           `json:"reload"` // asked for by its code, and not launched since
 	// Over are the tasks that ended and that nobody has asked about.
 	Over    []privsep.TaskEvent `json:"over"`
 	tenant  *tenant
@@ -148,6 +149,7 @@ type process struct {
 	Pause   time.Duration `json:"pause"`
 	Waiter  *waiter       `json:"waiter"` // of the launch
 	Task    *privsep.Task `json:"task"`   // nil for the site's own
+	Kept    bool          `json:"kept"`   // was told to stay awake
 	Told    bool          `json:"told"`   // how the task ended
 	Enders  []waiter      `json:"enders"` // of the task: wait for its end
 	site    *site

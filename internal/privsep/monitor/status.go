@@ -10,13 +10,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"serai.dev/serai/internal/privsep"
 )
 
 // statusLine is the size of the largest packet on a status socket.
 const statusLine = 4096
 
-// heard reads the status socket of a process that loads. After "ready" or
-// "failed" nothing more is read: the tenant's code could only flood us.
+// heard reads the status socket of a process that loads. What a site says after
+// "ready" is read once a second: the tenant's code could flood us.
 func (m *Monitor) heard(p *process) {
 	buf, control := make([]byte, statusLine), make([]byte, unix.CmsgSpace(unix.SizeofUcred))
 	for p.Phase == starting && p.Status != 0 {
@@ -33,6 +34,64 @@ func (m *Monitor) heard(p *process) {
 			return
 		}
 		m.said(p, string(buf[:n]), writer(control[:cn]))
+	}
+}
+
+const (
+	wordOnce   = unix.EPOLLIN | unix.EPOLLONESHOT
+	wordDelay  = 200 * time.Millisecond // those that come together are one
+	wordEvery  = time.Second
+	maxHearing = 64 // words at once
+)
+
+// listen hears what the main process of a site asks for while it runs.
+func (m *Monitor) listen(p *process) {
+	if p.Status == 0 {
+		return
+	}
+	if err := m.poll.watch(p.Status, wordOnce, func(uint32) { m.poll.at(time.Now().Add(wordDelay), (*words)(p)) }); err != nil {
+		m.log.Warn("site not heard", keySite, p.site.Record.Site, keyCause, err)
+	}
+}
+
+// words is what a main process has said.
+type words process
+
+// tick implements ticker: what was said is read, and a second later more.
+func (w *words) tick(m *Monitor, now time.Time) {
+	p := (*process)(w)
+	if p.Phase != running || p.Status == 0 {
+		return
+	}
+	asked := false
+	buf, control := make([]byte, statusLine), make([]byte, unix.CmsgSpace(unix.SizeofUcred))
+	for range maxHearing {
+		n, cn, _, _, err := unix.Recvmsg(int(p.Status), buf, control, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err == nil && n == 0 { // its end of file is no reason to end a site
+			m.poll.forget(p.Status)
+			p.Status.close()
+			return
+		}
+		if err != nil {
+			break
+		}
+		asked = asked || string(buf[:n]) == "reload" && writer(control[:cn]).Uid == p.site.Record.UID
+	}
+	if asked {
+		p.site.Reload = true
+		m.tell(privsep.EvReload, privsep.SiteRef{Site: p.site.Record.Site}, seraid)
+	}
+	p.Due = now.Add(wordEvery)
+	m.poll.at(p.Due, p)
+}
+
+// advise says a word to a main process, if it can hear.
+func (m *Monitor) advise(p *process, word string) {
+	if p.Status != 0 {
+		privsep.Send(int(p.Status), []byte(word))
 	}
 }
 

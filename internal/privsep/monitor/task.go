@@ -102,6 +102,25 @@ func (m *Monitor) taskEnded(p *process, e privsep.TaskEvent) {
 	}
 	m.answerTask(p, privsep.TaskResult{})
 	m.tell(privsep.EvTask, e, seraid)
+	m.keepAwake(s)
+}
+
+// keepAwake tells the site's own process whether a task wants it to stay.
+func (m *Monitor) keepAwake(s *site) {
+	p := s.in(running)
+	if p == nil {
+		return
+	}
+	kept := slices.ContainsFunc(s.Processes, func(t *process) bool { return t.Task != nil && t.Task.Awake && !t.Told })
+	if kept == p.Kept {
+		return
+	}
+	p.Kept = kept
+	if kept {
+		m.advise(p, "awake")
+	} else {
+		m.advise(p, "rest")
+	}
 }
 
 // taskGone answers who waits for the end of a task.

@@ -203,7 +203,9 @@ func (m *Monitor) watchAll() error {
 					m.handOver(p)
 				}
 			}
-			if p.Phase != running {
+			if p.Phase == running {
+				m.listen(p)
+			} else {
 				m.poll.at(p.Due, p)
 			}
 		}
