@@ -87,8 +87,8 @@ func Run(ctx context.Context, o Options) error {
 	defer s.end()
 	s.fresh(false)
 	fmt.Fprintf(o.Out, "http://%s serves %s; Ctrl-C ends it\n", shown(front.Addr().(*net.TCPAddr)), s.what())
-	if names := tasks(&o.Site.Spec); len(names) > 0 {
-		fmt.Fprintf(o.Out, "jobs and daemons do not run here: %s\n", strings.Join(names, ", "))
+	if names := missing(&o.Site.Spec); len(names) > 0 {
+		fmt.Fprintf(o.Out, "jobs, daemons and mounts are not here: %s\n", strings.Join(names, ", "))
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.watch(gctx) })
@@ -101,15 +101,16 @@ func Run(ctx context.Context, o Options) error {
 	return nil // who ends it does not wait for requests that go on
 }
 
-// tasks are the names of a site's jobs and daemons.
-func tasks(s *serai.SiteSpec) (names []string) {
+// missing names what only a server runs of a site: jobs, daemons, and what it
+// mounts of the operator's catalogue.
+func missing(s *serai.SiteSpec) (names []string) {
 	for _, j := range s.Jobs {
 		names = append(names, j.Name)
 	}
 	for _, d := range s.Daemons {
 		names = append(names, d.Name)
 	}
-	return names
+	return append(names, slices.Sorted(maps.Keys(s.Mount))...)
 }
 
 // oldest is the Perl that the engine is written for.

@@ -79,6 +79,7 @@ func (s *site) start() (*process, error) {
 	p.cmd.Stdout, p.cmd.Stderr = s.options.Err, s.options.Err
 	p.cmd.ExtraFiles = []*os.File{s.listener, its, order}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C is for us
+	p.note(filepath.Join(s.code, "tmp", "restart.txt"))
 	if perl := s.options.Site.Spec.Perl; perl != nil {
 		for _, name := range []string{perl.App, perl.Startup} {
 			if name != "" {
