@@ -137,6 +137,14 @@ type Sent struct {
 	Answer string `json:"answer"` // the relay's
 }
 
+// Mailed is what a tenant has mailed, counted as its plan counts.
+type Mailed struct {
+	Hour   int64 `json:"hour"`   // since the full hour
+	OfHour int64 `json:"ofHour"` // that the plan allows
+	Day    int64 `json:"day"`    // since midnight UTC
+	OfDay  int64 `json:"ofDay"`  // that the plan allows
+}
+
 // Catalogue is what sites may mount, in order of name.
 type Catalogue struct {
 	Items []Entry `json:"items"`
@@ -157,6 +165,7 @@ type Description struct {
 	Running  *Running        `json:"running,omitempty"` // of a Site
 	Sites    []string        `json:"sites,omitempty"`   // of a Tenant
 	Tenants  []string        `json:"tenants,omitempty"` // of a Plan
+	Mail     *Mailed         `json:"mail,omitempty"`    // of a Tenant
 	Events   []serai.Event   `json:"events,omitempty"`  // the last ones, oldest first
 	Warning  string          `json:"warning,omitempty"` // what could not be asked, and why
 }

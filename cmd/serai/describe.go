@@ -85,6 +85,10 @@ func (a *app) describe(key serai.Key, d client.Description) error {
 	}
 	a.nameList("Tenants", d.Tenants)
 	a.nameList("Sites", d.Sites)
+	if m := d.Mail; m != nil {
+		a.section("Mail")
+		fmt.Fprintf(a.out, "  %d of %d mails this hour, %d of %d today (UTC)\n", m.Hour, m.OfHour, m.Day, m.OfDay)
+	}
 	if d.Running != nil {
 		a.running(d.Running)
 	}

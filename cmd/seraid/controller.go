@@ -128,6 +128,10 @@ func (c *controller) SendMail(ctx context.Context, from mail.Sender, in io.Reade
 	return client.Sent{ID: r.ID, Answer: r.Answer}, err
 }
 
+func (c *controller) Mailed(ctx context.Context, uid uint32) (hour, day int64, err error) {
+	return c.mail.Mailed(ctx, uid)
+}
+
 func (c *controller) Shelve(_ context.Context, entry string, archive io.Reader) (catalogue.Version, error) {
 	return c.shelf.Put(entry, archive)
 }

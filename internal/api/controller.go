@@ -78,6 +78,9 @@ type Controller interface {
 	// see mail.Desk.
 	SendMail(ctx context.Context, from mail.Sender, in io.Reader) (client.Sent, error)
 
+	// Mailed is how many mails count for a uid in this hour and on this day.
+	Mailed(ctx context.Context, uid uint32) (hour, day int64, err error)
+
 	// Shelve reads the files of an entry of the catalogue as a tar and keeps
 	// them as a version of its own; see catalogue.Shelf.
 	Shelve(ctx context.Context, entry string, archive io.Reader) (catalogue.Version, error)

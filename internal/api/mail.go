@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"serai.dev/serai"
+	"serai.dev/serai/client"
 	"serai.dev/serai/internal/mail"
 )
 
@@ -43,6 +44,18 @@ func (b *mailBody) Read(p []byte) (int, error) {
 		_ = b.rc.SetReadDeadline(time.Time{})
 	}
 	return n, err
+}
+
+// mailed is what a tenant has mailed, and what its plan allows.
+func (s *Server) mailed(ctx context.Context, t *serai.Tenant) (*client.Mailed, error) {
+	plan, err := s.store.Get(ctx, serai.Key{Kind: serai.KindPlan, Name: t.Spec.Plan})
+	if err != nil {
+		return nil, err
+	}
+	limits := plan.(*serai.Plan).Spec.Mail
+	m := &client.Mailed{OfHour: limits.Hour, OfDay: limits.Day}
+	m.Hour, m.Day, err = s.ctl.Mailed(ctx, t.Status.UID)
+	return m, err
 }
 
 // mailLog sends the lines of the log of a tenant's mail.

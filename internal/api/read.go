@@ -197,6 +197,9 @@ func (s *Server) describe(c *call) (any, error) {
 		return d, nil
 	case serai.KindTenant:
 		d.Sites = s.index.under(key)
+		if d.Mail, err = s.mailed(c.r.Context(), r.(*serai.Tenant)); err != nil {
+			d.Warning = serai.Message(err)
+		}
 		d.Events, err = s.store.Events(c.r.Context(), key.Name, -1, describedEvents)
 		return d, err
 	}

@@ -96,6 +96,17 @@ func (s Sender) String() string {
 	return s.Tenant + "/" + s.Site
 }
 
+// Mailed is how many mails count for a uid in this hour and on this day.
+func (d *Desk) Mailed(ctx context.Context, uid uint32) (hour, day int64, err error) {
+	now := d.now().UTC()
+	end := now.Truncate(store.MailHour).Add(store.MailHour)
+	if _, hour, err = d.o.Store.Mailed(ctx, uid, now, end); err != nil {
+		return 0, 0, err
+	}
+	_, day, err = d.o.Store.Mailed(ctx, uid, now.Truncate(store.MailDay), end)
+	return hour, day, err
+}
+
 // A Receipt is what the relay said when it took a message.
 type Receipt struct {
 	ID     string // ours: in the log and in the message's Received field

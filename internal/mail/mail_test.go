@@ -299,6 +299,10 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%d: log: %q", i, w.book.last())
 		}
 	}
+	// It is an hour later than alice's 3 and 1 more of the new day.
+	if hour, day, err := w.Mailed(t.Context(), uid); err != nil || hour != 1 || day != 4 {
+		t.Errorf("alice has mailed %d this hour, %d today, %v", hour, day, err)
+	}
 	var told int
 	events, err := w.store.Events(t.Context(), "alice", 0, 100)
 	for _, e := range events {

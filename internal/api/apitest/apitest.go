@@ -116,6 +116,9 @@ func (c *Controller) SendMail(_ context.Context, from mail.Sender, in io.Reader)
 	return client.Sent{ID: from.String(), Answer: fmt.Sprintf("%d bytes", len(text))}, err
 }
 
+// Mailed implements api.Controller.
+func (c *Controller) Mailed(context.Context, uint32) (hour, day int64, err error) { return 3, 40, nil }
+
 // MailLog implements api.Controller: one line that names it.
 func (c *Controller) MailLog(_ context.Context, tenant string, _ int, _ bool) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader("the mail log of " + tenant + "\n")), nil
