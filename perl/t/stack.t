@@ -27,13 +27,10 @@ sub {
     my $e = shift;
     my ($how, $depth) = $e->{PATH_INFO} =~ m{^/(\w+)/?(\d+)?};
     return [200, [], [$$]] if $how eq 'pid';
-    if ($how eq 'twice') { select undef, undef, undef, 0.4 for 1, 2; return [200, [], ['twice']] }
     if ($how eq 'read2') {    # what Perl reads itself goes on after a signal
-        pipe my $r, my $w;
-        if (!fork) { select undef, undef, undef, 0.6; syswrite $w, "from the child\n"; POSIX::_exit(0) }
-        close $w;
+        open my $gate, '+<', "$ENV{HOME}/gate" or die;
         syswrite STDERR, "waits in $$\n";
-        return [200, [], [scalar readline $r]];
+        return [200, [], [scalar readline $gate]];
     }
     $SIG{NUM45} = sub { 1 } if $e->{QUERY_STRING} eq 'deaf';
     [200, [], [eval { Shop::down($depth // 0, $how, 'hunter2') }]];
@@ -122,18 +119,29 @@ subtest 'told between requests' => sub {
     is substr($d->log, $from), '', 'without a word';
 };
 
-subtest 'asked where a slow request is' => sub {
-    my $d = site(slow => 200);
+# slow is a site, a request of it that waits, and what lets that go on.
+sub slow ($after) {
+    my $d = site(slow => $after);
+    POSIX::mkfifo("$d->{home}/gate", 0600) or die;
     my $c = $d->connection;
     my $pid = waiting($d, $c, PATH_INFO => '/read2', SERAI_REQUEST => 'abc');
+    return ($d, $c, $pid, sub { open my $gate, '>', "$d->{home}/gate" or die; print {$gate} "go\n"; close $gate });
+}
+
+subtest 'asked where a slow request is' => sub {
+    my ($d, $c, $pid, $go) = slow(200);
     select undef, undef, undef, 0.15;    # it has to be slow
     kill TELL, $pid;
-    like $d->log_until(qr/^    .*\n(?!    )/m), qr/^Serai: request abc is slow, worker $pid has had it for 0\.[0-9] s: GET \/read2\n    app\.psgi:[0-9]+ main::__ANON__$/m, 'stack';
-    is $c->reply->{body}, "from the child\n", 'the request is not harmed';
-    my $from = length $d->log;
+    like $d->log_until(qr/^    .*\n(?!    )/m), qr/^Serai: request abc is slow, worker $pid has had it for [0-9.]+ s: GET \/read2\n    app\.psgi:[0-9]+ main::__ANON__$/m, 'stack';
+    $go->();
+    is $c->reply->{body}, "go\n", 'the request is not harmed';
+    is $c->request(PATH_INFO => '/pid')->{body}, $pid, 'the worker serves on';
+
+    ($d, $c, $pid, $go) = slow(1_000_000);
     kill TELL, $pid;
-    is $c->request(PATH_INFO => '/pid')->{body}, $pid, 'serves on';
-    is substr($d->log, $from), '', 'a request that has just come is not the one meant';
+    $go->();
+    is $c->reply->{body}, "go\n";
+    unlike $d->log, qr/is slow/, 'a request that has just come is not the one meant';
 };
 
 subtest 'code with a handler of its own' => sub {
@@ -184,8 +192,8 @@ for my $t (
 }
 
 # Asked where it is, it tells if it can, and its reply comes.
-for my $t (['a child' => "x:#!/usr/bin/perl\n\$| = 1;\nprint STDERR qq{waits in \$\$\\n};\nmy \$end = time + 2;\n1 while time < \$end;\nprint qq{Content-Type: text/plain\\n\\nreply};\n", 'cgi-bin\/slow\.cgi:[45] main program'],
-    ['a program' => "x:#!/bin/sh\necho waits in \$\$ >&2\nsleep 1\nprintf 'Content-Type: text/plain\\n\\nreply'\n", 'in process [0-9]+, cgi-bin\/slow\.cgi\n.*']) {
+for my $t (['a child' => "x:#!/usr/bin/perl\n\$| = 1;\nprint STDERR qq{waits in \$\$\\n};\n1 while !-e '../go';\nprint qq{Content-Type: text/plain\\n\\nreply};\n", 'cgi-bin\/slow\.cgi:[45] main program'],
+    ['a program' => "x:#!/bin/sh\necho waits in \$\$ >&2\nuntil [ -e ../go ]; do sleep 0.05; done\nprintf 'Content-Type: text/plain\\n\\nreply'\n", 'in process [0-9]+, cgi-bin\/slow\.cgi\n.*']) {
     my ($what, $text, $stack) = @$t;
     subtest "a slow script in a process of its own: $what" => sub {
         my $d = Serai::Driver->new(files => { 'cgi-bin/slow.cgi' => $text }, block => [script => "/cgi-bin\0cgi-bin", max => 1, slow => 200]);
@@ -195,7 +203,8 @@ for my $t (['a child' => "x:#!/usr/bin/perl\n\$| = 1;\nprint STDERR qq{waits in 
         select undef, undef, undef, 0.15;
         reads($d->{pid});
         kill TELL, $d->{pid};
-        like $d->log_until(qr/^    .*\n(?!    )/m), qr/^Serai: request r1 is slow, worker [0-9]+ has had it for 0\.[0-9] s: GET \/cgi-bin\/slow\.cgi\n    $stack\n/m, 'where it is';
+        like $d->log_until(qr/^    .*\n(?!    )/m), qr/^Serai: request r1 is slow, worker [0-9]+ has had it for [0-9.]+ s: GET \/cgi-bin\/slow\.cgi\n    $stack\n/m, 'where it is';
+        $d->write('site/go', '');
         is $c->reply->{body}, 'reply', 'the reply';
     };
 }
