@@ -12,33 +12,42 @@ use constant WHOLE_MAX => 256 << 10;    # bytes of a body that are waited for, t
 # of it is there at once, else as it comes. It dies with a sentence where it
 # begins with no valid head; nothing has been sent then.
 sub relay ($output) {
-    my ($text, $head) = ('');
+    my $reply = new(__PACKAGE__);
     while (1) {
-        my $n = sysread $output, $text, 65536, length $text;
+        my $n = sysread $output, my $part, 65536;
         next if !defined $n && $! == EINTR;
         last if !$n;
-        if (!$head) {
-            $head = head(\$text);
-            if (!$head) {
-                die "its output has no blank line within " . Serai::Reply::HEAD_MAX . " bytes\n" if length $text > Serai::Reply::HEAD_MAX;
-                next;
-            }
-        }
-        if ($Serai::Reply::state eq 'head') {
-            Serai::Reply::data($text);
-            $text = '';
-        }
-        elsif (length $text > WHOLE_MAX || !more($output)) {
-            Serai::Reply::begin(@$head);
-            Serai::Reply::data($text);
-            $text = '';
-        }
+        $reply->add($part);
+        $reply->send if $Serai::Reply::state eq 'head' || length $reply->{text} > WHOLE_MAX || !more($output);
         return if $Serai::Reply::gone;
     }
-    if (!$head) {
-        die "it ended before it had printed a head and a blank line" . (length $text ? ': ' . Serai::Reply::shown($text) : '') . "\n";
+    $reply->end;
+}
+
+sub new ($class) { return bless { text => '', head => undef }, $class }
+
+# add takes up what a script has written.
+sub add ($reply, $bytes) {
+    $reply->{text} .= $bytes;
+    $reply->{head} //= head(\$reply->{text});
+    die "its output has no blank line within " . Serai::Reply::HEAD_MAX . " bytes\n" if !$reply->{head} && length $reply->{text} > Serai::Reply::HEAD_MAX;
+}
+
+# send sends what there is, where the head is complete.
+sub send ($reply) {
+    return if !$reply->{head};
+    Serai::Reply::begin(@{ $reply->{head} }) if $Serai::Reply::state eq '';
+    Serai::Reply::data($reply->{text});
+    $reply->{text} = '';
+}
+
+# end sends the rest.
+sub end ($reply) {
+    if (!$reply->{head}) {
+        die "it ended before it had printed a head and a blank line" . (length $reply->{text} ? ': ' . Serai::Reply::shown($reply->{text}) : '') . "\n";
     }
-    return Serai::Reply::whole(@$head, $text) if $Serai::Reply::state eq '';
+    return Serai::Reply::whole(@{ $reply->{head} }, $reply->{text}) if $Serai::Reply::state eq '';
+    $reply->send;
     Serai::Reply::finish();
 }
 

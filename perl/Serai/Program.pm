@@ -8,6 +8,7 @@ use IO::Handle;
 use POSIX ();
 use Serai::Override;
 use Serai::Reply;
+use Serai::Stream;
 
 our $now;         # the script that runs inside this process in this moment
 my %STANDARD;     # name → the glob, as it was at first
@@ -92,6 +93,7 @@ sub enter ($script, $cgi, $input, $output) {
     set_environment({ %$cgi, %{ $script->{env} } }, $script->{unset});
     standard('STDIN', '<', 0, $input);
     standard('STDOUT', '>', 1, $output);
+    binmode STDOUT, ':via(Serai::Stream)' if $script->{streams} && $now;
     for my $name (grep { length $script->{layers}{$_} } keys %{ $script->{layers} }) {
         no strict 'refs';
         binmode *$name, $script->{layers}{$name};
@@ -148,9 +150,9 @@ sub run {    # without a signature, for @_
         local ($@, $!, $?) = ('', 0, 0);
         local $_;
         local *_ = \@ARGV;    # what shift takes from, outside of subs
+        $now = $script;
         eval { enter($script, $cgi, $input, $output); 1 } or do { $error = $@; last SERAI_SCRIPT };
         ($Serai::Override::running, $Serai::Override::status) = ($$, 0);
-        $now = $script;
         eval { &{ $script->{code} }; 1 } or $error = ref $@ eq 'Serai::Exit' ? undef : "$@";
     }
     if ($$ != $pid) { Serai::Worker::flush_all(); POSIX::_exit(0) }    # a child that came back instead of ending

@@ -29,13 +29,16 @@ my $ARGS = qr/\b\s*(?!=>)(?=[;(\s'"\$\@{)])/;
 # $1 of the mark is the reason's %s.
 my @APART = (
     ['forked', qr/$CALL(?:POSIX::)?(fork|exec|setsid|setpgrp|setpriority|nice|dump|_exit|setlocale|sigprocmask|setrlimit|BSD::Resource|dup2)$ARGS/, 'it calls %s'],
-    ['forked', qr/(?:\$\||\$OUTPUT_AUTOFLUSH)\s*(?:=\s*[^0\s=~]|\+\+)|(?:\+\+|--)\s*\$\|(?!\|)|STDOUT->autoflush/, 'it sets $| to send while it prints'],
     ['forked', qr/(\$\^S)\b|(\$EXCEPTIONS_BEING_CAUGHT)\b/, 'it asks whether an eval is around it'],
     ['forked', qr/\$SIG\{\s*['"]?(?!__)[A-Z]+['"]?\s*\}\s*=\s*sub\s*\{[^}]*\bexit\b/, 'a handler of a signal exits'],
     ['forked', qr/\A(?!.*\bSIG\b.*\bALRM\b).*$CALL\b(alarm)$ARGS/s, 'it calls %s and handles no signal'],
     ['forked', qr/\bkill\b[^;]*\$(?:\$|PID\b|PROCESS_ID\b)/, 'it sends itself a signal'],
     ['forked', qr/(\$[<>()]|\$(?:REAL|EFFECTIVE)_[UG](?:SER|ROUP)_ID|\$[EU][UG]ID)\s*=[^=~]/, 'it sets %s'],
 );
+# A script that has what it prints sent at once, and what it may do so that the
+# layer for that does not see all of its output.
+my $FLUSHES = qr/(?:\$\||\$OUTPUT_AUTOFLUSH)\s*(?:=\s*[^0\s=~]|\+\+)|(?:\+\+|--)\s*\$\|(?!\|)|STDOUT->autoflush/;
+my $AROUND = qr/$CALL(syswrite|system|fileno|binmode\s*\(?\s*\\?\*?STDOUT\s*(?:[);]|,\s*['"]:(?:raw|bytes|pop))|open\b[^;]*[>+]&)|\|\s*(-)|(`|\bqx\b)|['"]\s*(\|)/;
 # The same of what runs while it is compiled, which would not run again.
 my $OF_REQUEST = qr/\b(time|localtime|gmtime|rand|srand|STDIN|print|printf|exit|exec|fork|sleep|alarm|open|opendir|socket|connect|tie|QUERY_STRING|PATH_INFO|SCRIPT_NAME|HTTPS|(?:REMOTE|HTTP|REQUEST|CONTENT|SERVER|AUTH)_\w+|param)\b|(\$\$)(?!\w)/;
 
@@ -99,6 +102,9 @@ sub choose ($script, $source) {
         my $what = $1 // '';
         return $script->apart($mode, $why =~ s/%s/$what/r);
     }
+    return if $code !~ $FLUSHES;
+    return $script->apart('forked', 'it sets $| to send what programs or its handles write too') if $code =~ $AROUND;
+    $script->{streams} = 1;
 }
 
 # code is the text without what is not run.

@@ -184,15 +184,20 @@ sub arguments ($cgi) {
 # run_inside runs a script in this process and sends its output.
 sub run_inside ($script, $cgi, $input, $id) {
     my $output = Serai::Worker::temporary();
+    Serai::Stream::begin($output) if $script->{streams};
     my $error = Serai::Program::run($script, $cgi, $input, $output, arguments($cgi));
     Serai::Modules::note($script->directory);
     if (defined $error) {
         $error .= "\n" if $error !~ /\n\z/;
         print {$LOG} "Serai: request $id: $script->{name} died: $error";
-        return Serai::Reply::fail($id, "$script->{name} died", $error) || 1 if !-s $output;
+        my $begun = $script->{streams} ? $Serai::Stream::reply->{head} : -s $output;
+        return Serai::Reply::fail($id, "$script->{name} died", $error) || 1 if !$begun;
     }
-    sysseek $output, 0, 0;
-    Serai::CGI::relay($output);
+    if ($script->{streams}) { Serai::Stream::end() }
+    else {
+        sysseek $output, 0, 0;
+        Serai::CGI::relay($output);
+    }
     return 1;
 }
 

@@ -88,18 +88,34 @@ subtest 'a process for each request, asked for' => sub {
     }
 };
 
-subtest 'a forked script sends while it prints' => sub {
-    $d->write('site/cgi-bin/slow.cgi', "$P\$| = 1;\n$T print 'one'; open my \$f, '<', '../fifo'; <\$f>; print 'two';");
-    POSIX::mkfifo("$d->{home}/site/fifo", 0600);
-    $c->start(PATH_INFO => '/cgi-bin/slow.cgi');
-    my ($type) = $c->frame;
-    is $type, 'h', 'the head';
-    my $got = '';
-    while ($got !~ /one/) { my (undef, $part) = $c->frame; $got .= $part }
-    is $got, 'one', 'the first part, before the script goes on';
-    open my $f, '>', "$d->{home}/site/fifo";
-    close $f;
-    is $c->reply->{body}, 'two', 'the rest';
+POSIX::mkfifo("$d->{home}/site/fifo", 0600);
+for (['inside', ''], ['apart', "system 'true'; "]) {
+    my ($way, $also) = @$_;
+    subtest "a script sends while it prints, $way" => sub {
+        $d->write('site/cgi-bin/slow.cgi', "$P\$| = 1;\n$T print 'one'; $also open my \$f, '<', '../fifo'; <\$f>; print 'two';");
+        my $from = length $d->log;
+        $c->start(PATH_INFO => '/cgi-bin/slow.cgi');
+        my ($type) = $c->frame;
+        is $type, 'h', 'the head';
+        my $got = '';
+        while ($got !~ /one/) { my (undef, $part) = $c->frame; $got .= $part }
+        is $got, 'one', 'the first part, before the script goes on';
+        open my $f, '>', "$d->{home}/site/fifo";
+        close $f;
+        is $c->reply->{body}, 'two', 'the rest';
+        is 0 + (substr($d->log, $from) =~ /slow\.cgi runs in a process/), 0 + ($way eq 'apart'), 'where';
+    };
+}
+
+subtest 'the client goes while a script prints' => sub {
+    my $other = Serai::Driver->new(files => { 'cgi-bin/hello.cgi' => $files{'cgi-bin/hello.cgi'}, 'cgi-bin/endless.cgi' => "$P\$| = 1; $T print 'x' x 1000 while 1;" },
+        block => [script => "/cgi-bin\0cgi-bin", max => 1, idle => 60000]);
+    is $other->word, 'ready';
+    my $c = $other->connection;
+    $c->start(PATH_INFO => '/cgi-bin/endless.cgi');
+    $c->frame for 1 .. 3;
+    $c->drop;
+    is $other->connection->request(PATH_INFO => '/cgi-bin/hello.cgi')->{body}, "hello\n", 'it ends, and the worker goes on';
 };
 
 subtest 'a child that a script leaves behind does not hold the reply' => sub {
