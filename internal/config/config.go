@@ -58,6 +58,8 @@ type Mail struct {
 type Zygote struct {
 	Modules []string      `json:"modules"`
 	Restart time.Duration `json:"restart"`
+	// OnDemand lets it start when the first site that names it is set.
+	OnDemand bool `json:"onDemand,omitempty"`
 }
 
 // A Range of uids, both ends included. The zero Range is empty.

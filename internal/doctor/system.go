@@ -56,6 +56,9 @@ const findModules = `for my $m (@ARGV) { (my $f = "$m.pm") =~ s{::}{/}g; print "
 func modules(cfg *config.Config) result {
 	var wanted []string
 	for _, z := range cfg.Zygotes {
+		if z.OnDemand {
+			continue
+		}
 		wanted = append(wanted, z.Modules...)
 	}
 	slices.Sort(wanted)

@@ -43,8 +43,9 @@ var configFields = []Field{
 	{Path: "mail.relay", Default: "localhost:25", typ: relayType, Meaning: "SMTP server for the tenants' mail"},
 	{Path: "accessLog", Default: "combined", typ: oneOf("format", []string{"combined", "json"}, nil), Meaning: "format of the sites' access logs: combined or json"},
 	{Path: "zygotes", typ: zygoteName, Meaning: "sets of modules that are loaded once for all tenants, by name"},
-	{Path: "zygotes.*.modules", typ: listOf(moduleType, "modules", 1, 1000, "[CGI, JSON::PP]"), Meaning: "required but for standard, which has a list of its own"},
+	{Path: "zygotes.*.modules", typ: listOf(moduleType, "modules", 1, 1000, "[CGI, JSON::PP]"), Meaning: "required but for the sets below, which have a list of their own"},
 	{Path: "zygotes.*.restart", Default: "24h", typ: duration(time.Minute, 365*day, true), Meaning: "how often the zygote is started anew"},
+	{Path: "zygotes.*.onDemand", Default: "false", typ: boolType, Meaning: "it starts when the first site that names it is applied, not with the server"},
 	{Path: "ports.range", Default: "20000-29999", State: Stored, typ: rangeType, Meaning: "ports for servers of tenants"},
 	{Path: "metrics.socket", Default: "metrics.sock", State: Stored, typ: lineType, Meaning: "a socket beneath runDir; an address asks for a token"},
 	{Path: "meter.interval", Default: "10s", State: Stored, typ: duration(time.Second, time.Hour, true), Meaning: "between two readings"},
@@ -73,6 +74,24 @@ const StandardModules = `
 
 const zygoteRestart = 24 * time.Hour
 
+// frameworks are sets for sites that the operator gives one: what standard
+// has, and a framework, which the zygote rehearses. They cost nothing until the
+// first site names one.
+var frameworks = []struct{ set, module string }{
+	{"dancer2", "Dancer2"},
+	{"mojolicious", "Mojolicious"},
+	{"catalyst", "Catalyst"},
+}
+
+func defaultZygotes() map[string]config.Zygote {
+	standard := strings.Fields(StandardModules)
+	zygotes := map[string]config.Zygote{StandardZygote: {Modules: standard, Restart: zygoteRestart}}
+	for _, f := range frameworks {
+		zygotes[f.set] = config.Zygote{Modules: append(slices.Clone(standard), f.module), Restart: zygoteRestart, OnDemand: true}
+	}
+	return zygotes
+}
+
 // DefaultConfig is the configuration of an empty file.
 func DefaultConfig() *config.Config {
 	return &config.Config{
@@ -82,7 +101,7 @@ func DefaultConfig() *config.Config {
 		Accounts: config.Accounts{Range: config.Range{First: 1900000000, Last: 1900099999}, Home: "/srv/serai"},
 		Users:    config.Users{Daemon: "serai", Proxy: "serai-proxy", Admin: "serai-admin"},
 		Mail:     config.Mail{Relay: "localhost:25"}, AccessLog: "combined",
-		Zygotes: map[string]config.Zygote{StandardZygote: {Modules: strings.Fields(StandardModules), Restart: zygoteRestart}},
+		Zygotes: defaultZygotes(),
 	}
 }
 
@@ -238,13 +257,13 @@ func checkConfig(c *config.Config, w *walker) {
 	if c.Accounts.Adopt.Meets(c.Accounts.Range) {
 		problem("accounts.adopt", "%q meets accounts.range, %s: write a range apart from it", c.Accounts.Adopt, c.Accounts.Range)
 	}
-	standard := DefaultConfig().Zygotes[StandardZygote]
 	for name, z := range c.Zygotes {
 		if z.Restart == 0 {
 			z.Restart = zygoteRestart
 		}
-		if path := "zygotes." + name + ".modules"; len(z.Modules) == 0 && name == StandardZygote {
-			z.Modules = standard.Modules
+		path := "zygotes." + name + ".modules"
+		if own, ok := defaultZygotes()[name]; len(z.Modules) == 0 && ok {
+			z.Modules = own.Modules
 		} else if _, written := w.at[path]; len(z.Modules) == 0 && !written {
 			problem(path, "is missing: write %s", configSchema.fields["zygotes"].any.fields["modules"].want())
 		}

@@ -36,6 +36,7 @@ mail: {relay: "[::1]:2525"}
 zygotes:
   extra: {modules: [CGI]}
   standard: {restart: 1h}
+  dancer2: {onDemand: false}
 ports: {range: 20000-29999}
 metrics: {socket: m.sock}
 meter: {interval: 20s}
@@ -49,6 +50,7 @@ acme: {email: a@example.net, directory: https://ca.example/dir, ca: /etc/ca.pem}
 				c.Mail.Relay = "[::1]:2525"
 				c.Zygotes["extra"] = config.Zygote{Modules: []string{"CGI"}, Restart: 24 * time.Hour}
 				c.Zygotes["standard"] = config.Zygote{Modules: c.Zygotes["standard"].Modules, Restart: time.Hour}
+				c.Zygotes["dancer2"] = config.Zygote{Modules: append(slices.Clone(c.Zygotes["standard"].Modules), "Dancer2"), Restart: 24 * time.Hour}
 			},
 		},
 		{

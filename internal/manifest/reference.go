@@ -19,6 +19,10 @@ func Reference() []byte {
 	table(&b, configFields, "")
 	fmt.Fprintf(&b, "\nThe zygote set `%s` loads, of these, what the machine has:\n%s.\n",
 		StandardZygote, strings.Join(strings.Fields(StandardModules), ", "))
+	b.WriteString("\nThese sets are there too, with onDemand. Each loads what the set above does, and:\n\n| set | module |\n|---|---|\n")
+	for _, f := range frameworks {
+		fmt.Fprintf(&b, "| `%s` | %s |\n", f.set, f.module)
+	}
 	return []byte(b.String())
 }
 

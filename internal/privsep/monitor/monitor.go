@@ -78,8 +78,10 @@ func (m *Monitor) Run(ctx context.Context) error {
 	}
 	if m.Began.IsZero() {
 		m.Began = time.Now()
-		for name := range m.Config.Zygotes {
-			m.zygote(name)
+		for name, z := range m.Config.Zygotes {
+			if !z.OnDemand {
+				m.zygote(name)
+			}
 		}
 		for _, name := range []string{proxy, seraid} {
 			m.Peers[name] = &peer{Name: name}

@@ -306,6 +306,9 @@ func (m *Monitor) doSetSite(_ *request, a *privsep.Launch) (answer, error) {
 	}
 	s.Record, s.Hash = *a, privsep.HashLaunch(*a)
 	s.Fails, s.RetryAt = 0, time.Time{}
+	if m.Config.Zygotes[a.Zygote].OnDemand {
+		m.zygote(a.Zygote)
+	}
 	m.settle(s)
 	return answer{}, nil
 }
