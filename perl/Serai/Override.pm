@@ -7,19 +7,21 @@ use v5.36;
 
 our $running = 0;     # pid that runs a CGI script in this moment
 our $status = 0;    # what the script gave exit
+our $stuck;         # called where a script cannot be left
 our $leaving;       # called before a script is left
 our $child = 0;     # pid of a script's own process
 our $connection;      # handle of the worker's connection
 our @at_exit;         # run when the process exits by exit(), not by _exit
 
 # exit of a persistent script ends the script. `last` leaves evals of the
-# script too, as exit must; where it cannot (in a signal handler, a sort sub)
-# dying is the next best.
+# script too, as exit must; where it cannot (in a handler, a sort sub, DESTROY) the
+# process ends with the script, when the reply has been sent.
 sub leave_script {
     $status = $_[0] // 0;
     $leaving->() if $leaving;
     no warnings 'exiting';
     eval { last SERAI_SCRIPT };
+    $stuck->() if $stuck;
     die bless {}, 'Serai::Exit';
 }
 

@@ -157,10 +157,7 @@ sub run {    # without a signature, for @_
     }
     if ($$ != $pid) { Serai::Worker::flush_all(); POSIX::_exit(0) }    # a child that came back instead of ending
     undef $now;
-    local $? = defined $error ? 255 : $Serai::Override::status;
-    for my $end (Serai::Script::new_ends($ends), @{ $script->{ends} }) {
-        SERAI_SCRIPT: { eval { $end->(); 1 } or ref $@ eq 'Serai::Exit' or $error //= "$@" }
-    }
+    run_ends($script, $ends, \$error);
     SERAI_SCRIPT: { eval { $whole = $script->{pads}->take_back; $whole &= $script->{symbols}->forget; 1 } or $error //= "$@" }
     $Serai::Override::running = 0;
     $script->{spent} = 1 if !$whole;
@@ -172,6 +169,25 @@ sub run {    # without a signature, for @_
     @INC = @inc;
     forget_files() if $files != keys %INC;
     set_handlers(\%handlers) if $handlers ne handlers();
+    return $error;
+}
+
+# run_ends runs the END blocks of a script, those that were added to so many too.
+sub run_ends ($script, $ends, $error) {
+    local $? = defined $$error ? 255 : $Serai::Override::status;
+    for my $end (Serai::Script::new_ends($ends), @{ $script->{ends} }) {
+        SERAI_SCRIPT: { eval { $end->(); 1 } or ref $@ eq 'Serai::Exit' or $$error //= "$@" }
+    }
+}
+
+# end_here ends a script that cannot be left, with all that is its own.
+sub end_here ($script) {
+    undef $now;
+    my $error;
+    run_ends($script, scalar @{ Serai::Script::ends_of_perl() }, \$error);
+    SERAI_SCRIPT: { eval { $script->{symbols}->forget; 1 } }
+    $Serai::Override::running = 0;
+    rest();
     return $error;
 }
 

@@ -93,12 +93,15 @@ sub respond ($site, $dirs, $env, $body, $id) {
         my $input = input($body);
         $script->{mode} eq 'inside' ? run_inside($script, \%cgi, $input, $id) : prepare_child($script, $input);
     };
-    if (!$result) {
-        return if $Serai::Reply::gone;
-        print {$LOG} "Serai: request $id: $script->{name}: $@";
-        return Serai::Reply::fail($id, "$script->{name} failed", $@);
-    }
-    run_child($script, \%cgi, $result, $id) if ref $result;
+    if (!$result) { failed($script, $id, $@) }
+    elsif (ref $result) { run_child($script, \%cgi, $result, $id) }
+}
+
+# failed says why there is no reply, or no more of it.
+sub failed ($script, $id, $why) {
+    return if $Serai::Reply::gone;
+    print {$LOG} "Serai: request $id: $script->{name}: $why";
+    Serai::Reply::fail($id, "$script->{name} failed", $why);
 }
 
 # of_server are the variables that are the same for all requests.
@@ -185,20 +188,34 @@ sub arguments ($cgi) {
 sub run_inside ($script, $cgi, $input, $id) {
     my $output = Serai::Worker::temporary();
     Serai::Stream::begin($output) if $script->{streams};
+    local $Serai::Override::stuck = sub {
+        undef $Serai::Override::stuck;
+        local ($/, $,, $\) = ("\n", undef, undef);
+        $Serai::Reply::flags = 1;    # the last reply of this worker
+        my $error = Serai::Program::end_here($script);
+        eval { answer($script, $output, $error, $id); 1 } or failed($script, $id, $@);
+        Serai::Worker::leave();
+    };
     my $error = Serai::Program::run($script, $cgi, $input, $output, arguments($cgi));
     Serai::Modules::note($script->directory);
+    answer($script, $output, $error, $id);
+    return 1;
+}
+
+# answer sends what a script that ran inside has printed. An error is what it
+# died of.
+sub answer ($script, $output, $error, $id) {
     if (defined $error) {
         $error .= "\n" if $error !~ /\n\z/;
         print {$LOG} "Serai: request $id: $script->{name} died: $error";
         my $begun = $script->{streams} ? $Serai::Stream::reply->{head} : -s $output;
-        return Serai::Reply::fail($id, "$script->{name} died", $error) || 1 if !$begun;
+        return Serai::Reply::fail($id, "$script->{name} died", $error) if !$begun;
     }
     if ($script->{streams}) { Serai::Stream::end() }
     else {
         sysseek $output, 0, 0;
         Serai::CGI::relay($output);
     }
-    return 1;
 }
 
 # prepare_child makes the pipe between a script's process and the worker.
@@ -228,9 +245,7 @@ sub run_child ($script, $cgi, $pipe, $id) {
     close $read;
     kill TERM => $pid if $pid && (!$ok || $Serai::Reply::gone);
     if ($pid) { 1 while waitpid($pid, 0) == -1 && $! == EINTR }
-    return if $ok || $Serai::Reply::gone;
-    print {$LOG} "Serai: request $id: $script->{name}: $why";
-    Serai::Reply::fail($id, "$script->{name} failed", $why);
+    failed($script, $id, $why) if !$ok;
 }
 
 1;

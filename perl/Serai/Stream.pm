@@ -55,7 +55,10 @@ sub FLUSH ($layer, $below) {
     return 0 if !$Serai::Reply::gone;
     # The client has gone: what a pipe would do.
     if (ref $SIG{PIPE}) { $SIG{PIPE}->('PIPE') }
-    elsif (($SIG{PIPE} // '') ne 'IGNORE') { Serai::Override::leave_script() if $Serai::Override::running == $$ }
+    elsif (($SIG{PIPE} // '') ne 'IGNORE' && $Serai::Override::running == $$) {
+        Serai::Worker::leave() if $layer->{told}++;    # an eval of the script has caught it
+        die bless {}, 'Serai::Exit';
+    }
     $! = EPIPE;
     return -1;
 }

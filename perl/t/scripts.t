@@ -108,7 +108,8 @@ for (['inside', ''], ['apart', "system 'true'; "]) {
 }
 
 subtest 'the client goes while a script prints' => sub {
-    my $other = Serai::Driver->new(files => { 'cgi-bin/hello.cgi' => $files{'cgi-bin/hello.cgi'}, 'cgi-bin/endless.cgi' => "$P\$| = 1; $T print 'x' x 1000 while 1;" },
+    my $other = Serai::Driver->new(files => { 'cgi-bin/hello.cgi' => $files{'cgi-bin/hello.cgi'}, 'cgi-bin/endless.cgi' => "$P\$| = 1; $T print 'x' x 1000 while 1;",
+        'cgi-bin/stubborn.cgi' => "$P\$| = 1; $T while (1) { eval { print 'x' x 1000 } }" },
         block => [script => "/cgi-bin\0cgi-bin", max => 1, idle => 60000]);
     is $other->word, 'ready';
     my $c = $other->connection;
@@ -116,6 +117,11 @@ subtest 'the client goes while a script prints' => sub {
     $c->frame for 1 .. 3;
     $c->drop;
     is $other->connection->request(PATH_INFO => '/cgi-bin/hello.cgi')->{body}, "hello\n", 'it ends, and the worker goes on';
+    $c = $other->connection;
+    $c->start(PATH_INFO => '/cgi-bin/stubborn.cgi');
+    $c->frame for 1 .. 3;
+    $c->drop;
+    is $other->ended, 0, 'one that catches that ends with the worker';
 };
 
 subtest 'a child that a script leaves behind does not hold the reply' => sub {
