@@ -170,9 +170,9 @@ CGI
 
 # A script in a process of its own writes where it is, and ends with its worker.
 for my $t (
-    ['sleeps', '$| = 1; sub total { print STDERR "waits in $$\n"; sleep 60 } total();', 'cgi-bin\/slow\.cgi:3 main::total\n    cgi-bin\/slow\.cgi:3 main program'],
-    ['loops', '$| = 1; sub total { print STDERR "waits in $$\n"; 1 while 1 } total();', 'cgi-bin\/slow\.cgi:3 main::total\n    cgi-bin\/slow\.cgi:3 main program'],
-    ['in a regular expression', q{$| = 1; print STDERR "waits in $$\n"; ('a' x 60) =~ /^(?:(a+)\1?)+[bc]/;}, 'cgi-bin\/slow\.cgi:3 main program'],
+    ['sleeps', 'fork if 0; sub total { print STDERR "waits in $$\n"; sleep 60 } total();', 'cgi-bin\/slow\.cgi:3 main::total\n    cgi-bin\/slow\.cgi:3 main program'],
+    ['loops', 'fork if 0; sub total { print STDERR "waits in $$\n"; 1 while 1 } total();', 'cgi-bin\/slow\.cgi:3 main::total\n    cgi-bin\/slow\.cgi:3 main program'],
+    ['in a regular expression', q{fork if 0; print STDERR "waits in $$\n"; ('a' x 60) =~ /^(?:(a+)\1?)+[bc]/;}, 'cgi-bin\/slow\.cgi:3 main program'],
     ['a program', 'exec', 'in process [0-9]+, cgi-bin\/slow\.cgi\n    .*Serai::CGI.*'],
 ) {
     my ($what, $code, $stack) = @$t;
@@ -192,7 +192,7 @@ for my $t (
 }
 
 # Asked where it is, it tells if it can, and its reply comes.
-for my $t (['a child' => "x:#!/usr/bin/perl\n\$| = 1;\nprint STDERR qq{waits in \$\$\\n};\n1 while !-e '../go';\nprint qq{Content-Type: text/plain\\n\\nreply};\n", 'cgi-bin\/slow\.cgi:[45] main program'],
+for my $t (['a child' => "x:#!/usr/bin/perl\nfork if 0;\nprint STDERR qq{waits in \$\$\\n};\n1 while !-e '../go';\nprint qq{Content-Type: text/plain\\n\\nreply};\n", 'cgi-bin\/slow\.cgi:[45] main program'],
     ['a program' => "x:#!/bin/sh\necho waits in \$\$ >&2\nuntil [ -e ../go ]; do sleep 0.05; done\nprintf 'Content-Type: text/plain\\n\\nreply'\n", 'in process [0-9]+, cgi-bin\/slow\.cgi\n.*']) {
     my ($what, $text, $stack) = @$t;
     subtest "a slow script in a process of its own: $what" => sub {
