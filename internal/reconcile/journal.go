@@ -16,7 +16,8 @@ import (
 
 // A journal keeps events, and keeps a flood of them out of the store: of one
 // reason of one site, or of one of its jobs, an event that says the same as the one before, and any
-// after the tenth within a minute, are counted and told once at its end.
+// after the tenth within a minute, are counted and told once at its end. Of the
+// runs of a job that went as they should, one in an hour is told.
 type journal struct {
 	store store.Store
 	log   *slog.Logger
@@ -26,18 +27,39 @@ type journal struct {
 	recent map[source]*recent
 }
 
-type source struct{ reason, tenant, site, task string }
+type source struct {
+	reason, tenant, site, task string
+	timed                      bool // a run at a time of its schedule
+}
 
 type recent struct {
+	flow  flow
 	kept  int
 	last  serai.Event
 	more  int
 	timer *time.Timer
 }
 
+// A flow is how many events of a source are told within a time.
+type flow struct {
+	window time.Duration
+	burst  int
+	within string
+}
+
+var (
+	usual   = flow{time.Minute, 10, "a minute"}
+	routine = flow{time.Hour, 1, "an hour"}
+)
+
+func flowOf(e serai.Event) flow {
+	if e.Reason == JobDone && e.Fields["due"] != "" {
+		return routine
+	}
+	return usual
+}
+
 const (
-	journalWindow  = time.Minute
-	journalBurst   = 10
 	journalBacklog = 1024
 	journalKeep    = 90 * 24 * time.Hour
 	maxMessage     = 1000 // bytes of an event's message
@@ -51,15 +73,15 @@ func newJournal(st store.Store, log *slog.Logger) *journal {
 func (j *journal) add(e serai.Event) {
 	e.Time = time.Now()
 	e.Message = printable(e.Message, maxMessage)
-	src := source{e.Reason, e.Tenant, e.Site, e.Fields["task"]}
+	src := source{e.Reason, e.Tenant, e.Site, e.Fields["task"], e.Fields["due"] != ""}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	r := j.recent[src]
 	if r == nil {
-		r = new(recent)
-		r.timer = time.AfterFunc(journalWindow, func() { j.close(src) })
+		r = &recent{flow: flowOf(e)}
+		r.timer = time.AfterFunc(r.flow.window, func() { j.close(src) })
 		j.recent[src] = r
-	} else if r.kept >= journalBurst || same(r.last, e) {
+	} else if r.kept >= r.flow.burst || same(r.last, e) {
 		r.more++
 		r.last = e
 		return
@@ -85,7 +107,7 @@ func (j *journal) close(src source) {
 	}
 	e.Fields = fields
 	if r.more > 1 {
-		e.Message = fmt.Sprintf("%s (and %d more within a minute)", e.Message, r.more-1)
+		e.Message = fmt.Sprintf("%s (and %d more within %s)", e.Message, r.more-1, r.flow.within)
 	}
 	j.send(e)
 }

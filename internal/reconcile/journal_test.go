@@ -42,7 +42,7 @@ func TestJournalCountsFloods(t *testing.T) {
 		n     int
 		event func(i int) serai.Event
 		first int // events at once
-		then  int // after a minute
+		then  int // after the time of its flow
 		count string
 	}{
 		{"one", 1, func(int) serai.Event { return serai.Event{Reason: "A"} }, 1, 1, ""},
@@ -51,6 +51,15 @@ func TestJournalCountsFloods(t *testing.T) {
 		{"requests", 3, func(i int) serai.Event {
 			return serai.Event{Reason: "A", Message: "m", Fields: map[string]string{"request": fmt.Sprint(i)}}
 		}, 3, 3, ""},
+		{"runs of a job by its schedule", 60, func(i int) serai.Event {
+			return serai.Event{Reason: JobDone, Message: fmt.Sprint(i), Fields: map[string]string{"task": "a", "due": "noon"}}
+		}, 1, 2, "59"},
+		{"runs that were asked for", 5, func(i int) serai.Event {
+			return serai.Event{Reason: JobDone, Message: fmt.Sprint(i), Fields: map[string]string{"task": "a"}}
+		}, 5, 5, ""},
+		{"different jobs", 30, func(i int) serai.Event {
+			return serai.Event{Reason: JobFailed, Fields: map[string]string{"task": fmt.Sprint(i)}}
+		}, 30, 30, ""},
 		{"different sites", 30, func(i int) serai.Event { return serai.Event{Reason: "A", Site: fmt.Sprint(i)} }, 30, 30, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -67,7 +76,7 @@ func TestJournalCountsFloods(t *testing.T) {
 				if len(k.all()) != tt.first {
 					t.Errorf("%d events at once; want %d", len(k.all()), tt.first)
 				}
-				time.Sleep(journalWindow + time.Second)
+				time.Sleep(routine.window + time.Second)
 				synctest.Wait()
 				if len(k.all()) != tt.then {
 					t.Errorf("%d events after a minute; want %d", len(k.all()), tt.then)

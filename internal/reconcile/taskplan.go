@@ -273,6 +273,9 @@ func (p *taskPlan) finishJob(st *serai.JobStatus) (last time.Time) {
 func (p *taskPlan) describe(e *serai.Event, r *serai.Run) {
 	e.Fields["run"], e.Fields["outcome"] = strconv.FormatInt(r.Number, 10), r.Outcome
 	e.Fields["seconds"] = strconv.FormatFloat(r.Ended.Sub(r.Started).Seconds(), 'f', 3, 64)
+	if !r.Due.IsZero() {
+		e.Fields["due"] = r.Due.Format(time.RFC3339)
+	}
 	if r.PID != 0 {
 		e.Fields["pid"] = strconv.Itoa(r.PID)
 	}
