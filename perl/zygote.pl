@@ -48,6 +48,8 @@ sub main {
     # From here on this is a process of the reserved uid.
     $0 = "serai zygote $config{set}";
     %ENV = (PATH => '/usr/local/bin:/usr/bin:/bin', LANG => 'C.UTF-8');
+    # Of a page of 2 MiB a child would copy all for a byte that it writes.
+    Serai::Sys::small_pages();
     Serai::Warm::rehearse();
     my @report = load(@{ $config{module} });
     push @report, map { (broken => $_) } Serai::Rehearsal::run(grep { loaded($_) } @{ $config{module} });

@@ -101,6 +101,7 @@ sub close_from ($fd) { must('close_range', $fd, 0x7fffffff, 0) }
 sub no_new_privs () { must('prctl', 38, 1, 0, 0, 0) }
 sub set_dumpable ($yes) { must('prctl', 4, $yes, 0, 0, 0) }
 sub merge () { try('prctl', 67, 1, 0, 0, 0) }    # PR_SET_MEMORY_MERGE
+sub small_pages () { must('prctl', 41, 1, 0, 0, 0) }    # PR_SET_THP_DISABLE
 sub clear_ambient () { must('prctl', 47, 4, 0, 0, 0) }
 
 sub set_groups (@gids) {

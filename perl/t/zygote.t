@@ -107,6 +107,7 @@ for my $exec (0, 1) {
         like $is{$_}, qr/^0+$/, $_ for qw(CapInh CapPrm CapEff CapBnd CapAmb);
         is $is{NoNewPrivs}, 1, 'no_new_privs';
         is $is{Seccomp}, 2, 'seccomp';
+        is $is{THP_enabled}, 0, 'small pages';
         my $name = Serai::Root::NAME . "-$$";
         is +(() = $get->('cgroup') =~ /:\/\Q$name\E$/mg), scalar @{ $r->{cgroups} }, 'in the cgroups';
         is $get->('env'), join("\n", "HOME=$d->{home}", 'LANG=C.UTF-8', 'LOGNAME=a1', 'MODE=test', 'PATH=/usr/local/bin:/usr/bin:/bin', 'PLACK_ENV=deployment', 'USER=a1'), 'environment';
