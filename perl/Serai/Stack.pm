@@ -21,28 +21,36 @@ our $request;    # environment of the request under way
 our $began;      # when it came, where the site wants to know of slow ones
 our $script;     # [pid, name, whether it hears us] of the process that a script runs in
 
+my $pid = 0;     # of the process that answers
 my @settings;    # of answer
+
+# Made before the fork from a zygote (Serai::Warm).
+my $NOW = POSIX::SigAction->new('Serai::Stack::leave', POSIX::SigSet->new);
 
 # answer makes this process answer the signals. slow is in seconds: a request
 # that came less than half of that ago is not the one meant.
-sub answer ($log, $root, $slow) {
-    @settings = ($log, $root, $slow);
-    my $pid = $$;
-    $SIG{ 'NUM' . TELL } = sub {
-        return if $$ != $pid || !$request || !defined $began;
-        my $seconds = Time::HiRes::time() - $began;
-        return if $seconds < $slow / 2;
-        return kill TELL, $script->[0] if $script && $script->[2];
-        report($log, $root, sprintf 'is slow, worker %d has had it for %.1f s', $pid, $seconds);
-    };
-    my $leave = sub {
-        return if $$ != $pid;
-        my $told = $script && end_script();
-        report($log, $root, "took longer than workers.timeout, worker $pid ends") if $request && !$told;
-        POSIX::_exit(0);    # to serai-priv a site's only worker has left, not crashed
-    };
-    $SIG{ 'NUM' . LEAVE } = $leave;
-    POSIX::sigaction(NOW, POSIX::SigAction->new($leave, POSIX::SigSet->new)) or warn "Serai: sigaction: $!\n";
+sub answer {
+    @settings = @_;    # log, root, slow
+    $pid = $$;
+    $SIG{ 'NUM' . TELL } = \&tell;
+    $SIG{ 'NUM' . LEAVE } = \&leave;
+    POSIX::sigaction(NOW, $NOW) or warn "Serai: sigaction: $!\n";
+}
+
+sub tell {
+    return if $$ != $pid || !$request || !defined $began;
+    my ($log, $root, $slow) = @settings;
+    my $seconds = Time::HiRes::time() - $began;
+    return if $seconds < $slow / 2;
+    return kill TELL, $script->[0] if $script && $script->[2];
+    report($log, $root, sprintf 'is slow, worker %d has had it for %.1f s', $pid, $seconds);
+}
+
+sub leave {
+    return if $$ != $pid;
+    my $told = $script && end_script();
+    report(@settings[0, 1], "took longer than workers.timeout, worker $pid ends") if $request && !$told;
+    POSIX::_exit(0);    # to serai-priv a site's only worker has left, not crashed
 }
 
 # answer_too is for a script's own process, a child of the worker.
