@@ -140,6 +140,7 @@ func TestMakeNamespaces(t *testing.T) {
 		{"ls /usr/sbin | grep -c useradd", "1"},
 		{"ls -A " + dir + "/secret", "inner"},
 		{"touch " + dir + "/secret/x 2>&1 | grep -c 'Read-only'", "1"},
+		{"touch " + dir + "/secret/inner/x 2>&1 | grep -c 'Read-only'", "1"},
 		{"ls -A /sys/fs/cgroup", ""},
 		{"ls -A /run/dbus /run/systemd /run/user | xargs", "/run/dbus: /run/systemd: resolve /run/user:"},
 		{"touch /var/tmp/x 2>&1 | grep -c 'Read-only'", "1"},

@@ -3,6 +3,7 @@
 use v5.36;
 use FindBin;
 use lib "$FindBin::Bin/lib";
+use Fcntl qw(LOCK_EX);
 use File::Temp ();
 use POSIX ();
 use Test::More;
@@ -98,6 +99,27 @@ is +(ask('counter', 'GET', '', '', PATH_INFO => '/other'))[0], 404;
 waitpid $_, 0 for @pids;
 is +(ask('counter', 'GET', 'page=many', '', PATH_INFO => '/text'))[2], "31\n", 'visits at once are all counted';
 like +(ask('counter', 'GET', 'page=n', '', SERAI_SETTING_DIGITS => '../x', SERAI_SETTING_START => '-1'))[2], qr{>1</text>}, 'settings that are none';
+
+# Nobody writes while somebody else does: a script that finds a file locked
+# waits, which the kernel tells, and is done when the file is free.
+for (['counter', 'all', 'GET', ''], ['guestbook', 'recent', 'POST', 'text=x'], ['guestbook', 'entries', 'POST', 'text=y']) {
+    my ($name, $file, $method, $body) = @$_;
+    open my $held, '+<', "$home/$name/$file" or die "open $file: $!";
+    flock $held, LOCK_EX or die;
+    my $inode = (stat $held)[1];
+    my $pid = fork // die;
+    if (!$pid) { close $held; run($name, $method, '', $body, another()); POSIX::_exit(0) }
+    my $waits;
+    until ($waits || waitpid $pid, POSIX::WNOHANG()) {
+        open my $locks, '<', '/proc/locks' or die;
+        $waits = grep { /-> FLOCK .*:$inode / } <$locks>;
+        select undef, undef, undef, 0.01;
+    }
+    ok $waits, "$name waits for $file";
+    close $held;
+    waitpid $pid, 0;
+    $next++;
+}
 
 # the form mail, as far as nothing is sent
 like +(ask('formmail', 'GET', '', ''))[2], qr{<form method="post" action="/formmail">};
