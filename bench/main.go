@@ -22,7 +22,7 @@ import (
 type bench struct {
 	bin     string // directory of the programs
 	sites   int    // of section hosts
-	rounds  int    // of each measure of CPU time
+	times   int    // rounds of each measure of CPU time
 	quick   bool
 	soakFor time.Duration
 	bodies  map[string][]byte // what applications say, by name
@@ -64,9 +64,9 @@ func (b *bench) run(ctx context.Context, only string) error {
 	if os.Getuid() != 0 {
 		return errors.New("the servers under measurement need root")
 	}
-	b.rounds = 5
+	b.times = 5
 	if b.quick {
-		b.rounds, b.sites = 1, min(b.sites, 100)
+		b.times, b.sites = 1, min(b.sites, 100)
 	}
 	fmt.Printf("%s\n", machine())
 	known := false

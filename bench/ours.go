@@ -3,7 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
+
+	"serai.dev/serai/internal/proxy/worker"
 )
 
 // ours is Serai as a contender.
@@ -111,4 +115,68 @@ func (o *ours) starts(ctx context.Context, app application, n int) ([]time.Durat
 		time.Sleep(apart)
 	}
 	return took, o.s.remove(ctx, list)
+}
+
+// direct measures a worker without the proxy: at the socket of a site that
+// sleeps, which the first connection wakes.
+func (o *ours) direct(ctx context.Context, b *bench, app application, set func(micros float64)) error {
+	list := o.sites("direct", app, 1, "{max: 1, requests: 0, idle: 1s}")
+	if err := o.s.host(ctx, list); err != nil {
+		return err
+	}
+	if err := o.s.ready(ctx, list[0]); err != nil {
+		return err
+	}
+	if err := o.s.quiet(ctx); err != nil {
+		return err
+	}
+	r, err := o.s.client.Get(ctx, list[0].key())
+	if err != nil {
+		return err
+	}
+	u, err := o.s.account(ctx, list[0].tenant)
+	if err != nil {
+		return err
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return err
+	}
+	at := worker.Target{Socket: fmt.Sprintf("%s/run/sites/%d.sock", o.s.base, r.GetMeta().ID), Site: uint32(r.GetMeta().ID), UID: uint32(uid)}
+	c, err := worker.Dial(ctx, at, func(worker.Target, int) (worker.Kills, error) {
+		return func() (int64, bool) { return 0, false }, nil
+	})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var request worker.Request
+	for _, pair := range environment {
+		name, value, _ := strings.Cut(pair, "=")
+		request.Add(name, value)
+	}
+	micros, _, err := b.rounds(ctx, app.requests, []int{c.PID}, nil, func() error {
+		e := c.Start(&request, nil, 0, patience)
+		defer e.Free()
+		reply, err := e.Reply()
+		if err == nil && (reply.Status != 200 || !reply.Whole) {
+			err = fmt.Errorf("the worker answered %d", reply.Status)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	set(micros)
+	c.Quit()
+	return o.s.remove(ctx, list)
+}
+
+// environment is what the proxy makes of the requests that clients of ours send.
+var environment = []string{
+	"REQUEST_METHOD=GET", "SCRIPT_NAME=", "PATH_INFO=/", "REQUEST_URI=/?name=world", "QUERY_STRING=name=world",
+	"SERVER_NAME=customer.example", "SERVER_PORT=8080", "SERVER_PROTOCOL=HTTP/1.1", "SERVER_SOFTWARE=serai",
+	"REMOTE_ADDR=127.0.0.1", "REMOTE_PORT=40000", "SERAI_REQUEST=0123456789abcdef", "HTTP_HOST=customer.example",
+	"HTTP_USER_AGENT=bench", "HTTP_ACCEPT=*/*",
+	"HTTP_X_FORWARDED_FOR=127.0.0.1", "HTTP_X_FORWARDED_PROTO=http", "HTTP_X_FORWARDED_HOST=customer.example",
 }

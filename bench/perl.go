@@ -4,14 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"runtime"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // apps are the applications, the same files for all, and Apache's configuration.
@@ -41,8 +38,12 @@ var limits = map[string]string{
 	"hello, start, ms (p50 / p95 / max)":         "5, **3**",
 	"cgi, start, ms (p50 / p95 / max)":           "7, **5**",
 	"dancer2, start, ms (p50 / p95 / max)":       "37, **18**",
-	"hello, CPU of the worker, µs":               "13, **10.5**; a quarter of Starman's",
+	"hello, " + direct:                           "13, **10.5**; a quarter of Starman's",
 }
+
+// direct is the row of what a request costs where nothing is in front of the
+// processes that run the application.
+const direct = "CPU of a request, asked directly, µs"
 
 // A contender is a server that runs applications of many customers.
 type contender interface {
@@ -77,6 +78,10 @@ const (
 // perl measures all contenders one after the other.
 func (b *bench) perl(ctx context.Context) error {
 	t := &table{}
+	defer func() { // also of a run that was broken off
+		fmt.Println()
+		t.print()
+	}()
 	contenders := []contender{&ours{}}
 	for _, p := range peers {
 		contenders = append(contenders, p)
@@ -106,15 +111,13 @@ func (b *bench) perl(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", c.name(), err)
 		}
 	}
-	fmt.Println()
-	t.print()
 	fmt.Print(`
 Memory is the sum of PSS of all processes ÷ n: masters, loaded processes, and
 the zygote that the application is forked from. Serai's start is from the
 client's first byte on an open connection, over loopback, to the first byte of
-the reply of a site that slept; a peer's from exec. CPU is that of a request
-over one kept connection, median of ` + fmt.Sprint(b.rounds) + ` rounds; "one CPU" has client, proxy and worker on
-one processor, so that no request waits for another one to wake up.
+the reply of a site that slept; a peer's from exec. CPU is utime and stime of a
+request over one kept connection, median of ` + fmt.Sprint(b.times) + ` rounds. Asked directly is
+over HTTP for the peers, and over the worker protocol, at the site's socket, for Serai.
 `)
 	return nil
 }
@@ -173,6 +176,9 @@ func (b *bench) measure(ctx context.Context, t *table, column string, c contende
 		return err
 	}
 	set("start, ms (p50 / p95 / max)", "%s", quantiles(took))
+	if o, ok := c.(*ours); ok {
+		return o.direct(ctx, b, app, func(micros float64) { set(direct, "%.1f", micros) })
+	}
 	return nil
 }
 
@@ -189,106 +195,63 @@ func (b *bench) weigh(f fleet, n int, set func(mib float64)) error {
 	return nil
 }
 
-// requests measures the CPU time of requests over one connection.
+// requests measures the CPU time of requests over one kept connection.
 func (b *bench) requests(ctx context.Context, f fleet, app application, set func(what, format string, args ...any)) error {
 	worker, proxy, err := f.servers(0)
 	if err != nil {
 		return err
 	}
-	for _, spread := range []struct {
-		name string
-		cpus int
-	}{{"", runtime.NumCPU()}, {", one CPU", 1}} {
-		undo, err := pin(append(append([]int{os.Getpid()}, worker...), proxy...), spread.cpus)
-		if err != nil {
-			return err
-		}
-		var inWorker, inProxy []float64
-		err = func() error {
-			for range b.rounds {
-				w, p, err := round(ctx, f.at(0), app.requests, worker, proxy)
-				if err != nil {
-					return err
-				}
-				inWorker, inProxy = append(inWorker, w), append(inProxy, p)
-			}
-			return nil
-		}()
-		if undoErr := undo(); err == nil {
-			err = undoErr
-		}
-		if err != nil {
-			return err
-		}
-		set("CPU of the worker"+spread.name+", µs", "%.1f", median(inWorker))
-		if len(proxy) > 0 {
-			set("CPU of the proxy"+spread.name+", µs", "%.1f", median(inProxy))
-		}
+	client, err := dial(ctx, f.at(0))
+	if err != nil {
+		return err
 	}
+	defer client.Close()
+	ask := func() error {
+		_, _, err := client.ask()
+		return err
+	}
+	inWorker, inProxy, err := b.rounds(ctx, app.requests, worker, proxy, ask)
+	if err != nil {
+		return err
+	}
+	if len(proxy) == 0 {
+		set(direct, "%.1f", inWorker)
+		return nil
+	}
+	set("CPU of a request: worker behind the proxy, µs", "%.1f", inWorker)
+	set("CPU of a request: proxy, µs", "%.1f", inProxy)
 	return nil
 }
 
-// round is the CPU time of n requests, in microseconds each.
-func round(ctx context.Context, to endpoint, n int, worker, proxy []int) (inWorker, inProxy float64, err error) {
-	c, err := dial(ctx, to)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer c.Close()
-	if _, _, err := c.ask(); err != nil {
-		return 0, 0, err
-	}
-	w0, err := cpuTime(worker)
-	if err != nil {
-		return 0, 0, err
-	}
-	p0, err := cpuTime(proxy)
-	if err != nil {
-		return 0, 0, err
-	}
-	for range n {
-		if _, _, err := c.ask(); err != nil {
+// rounds is the CPU time of a request in worker and proxy, in microseconds:
+// the median of several rounds of n requests.
+func (b *bench) rounds(ctx context.Context, n int, worker, proxy []int, ask func() error) (inWorker, inProxy float64, err error) {
+	var workers, proxies []float64
+	for range b.times {
+		w, p, err := round(ctx, n, worker, proxy, ask)
+		if err != nil {
 			return 0, 0, err
 		}
-		if ctx.Err() != nil {
-			return 0, 0, ctx.Err()
-		}
+		workers, proxies = append(workers, w), append(proxies, p)
 	}
-	w1, err := cpuTime(worker)
-	if err != nil {
-		return 0, 0, err
-	}
-	p1, err := cpuTime(proxy)
-	if err != nil {
-		return 0, 0, err
-	}
-	micros := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 / float64(n) }
-	return micros(w1 - w0), micros(p1 - p0), nil
+	return median(workers), median(proxies), nil
 }
 
-// pin lets processes run on the first CPUs only; undo lets them run on all.
-func pin(pids []int, cpus int) (undo func() error, err error) {
-	set := func(n int) error {
-		var allowed unix.CPUSet
-		for i := range n {
-			allowed.Set(i)
-		}
-		for _, pid := range pids {
-			threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*", pid))
-			if err != nil {
-				return err
-			}
-			for _, thread := range threads {
-				var tid int
-				fmt.Sscan(filepath.Base(thread), &tid)
-				if err := unix.SchedSetaffinity(tid, &allowed); err != nil && err != unix.ESRCH {
-					return fmt.Errorf("bind process %d to %d CPUs: %w", pid, n, err)
-				}
-			}
-		}
-		return nil
+func round(ctx context.Context, n int, worker, proxy []int, ask func() error) (inWorker, inProxy float64, err error) {
+	if err := ask(); err != nil {
+		return 0, 0, err
 	}
-	return func() error { return set(runtime.NumCPU()) }, set(cpus)
+	w0, err0 := cpuTime(worker)
+	p0, err1 := cpuTime(proxy)
+	for range n {
+		if err := errors.Join(ctx.Err(), ask()); err != nil {
+			return 0, 0, err
+		}
+	}
+	w1, err2 := cpuTime(worker)
+	p1, err3 := cpuTime(proxy)
+	each := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 / float64(n) }
+	return each(w1 - w0), each(p1 - p0), errors.Join(err0, err1, err2, err3)
 }
 
 // writeApps writes the applications to a directory.
