@@ -51,6 +51,10 @@ func (b *bench) startServer(ctx context.Context, n int, plan string) (*server, e
 	if err := os.Chmod(base, 0o755); err != nil {
 		return nil, err
 	}
+	// Our users must be able to run them, wherever the checkout is.
+	if err := os.CopyFS(base+"/bin", os.DirFS(b.bin)); err != nil {
+		return nil, err
+	}
 	made, err := account.EnsureSystemUsers(config.Users{Daemon: "serai", Proxy: "serai-proxy", Admin: "serai-admin"})
 	b.cleanup = append(b.cleanup, func() error { return account.RemoveSystemUsers(made) })
 	if err != nil {
@@ -65,7 +69,7 @@ func (b *bench) startServer(ctx context.Context, n int, plan string) (*server, e
 	if err := os.WriteFile(base+"/serai.yaml", []byte(conf), 0o644); err != nil {
 		return nil, err
 	}
-	s.cmd = exec.Command(filepath.Join(b.bin, "serai"), "serve", "--config", base+"/serai.yaml")
+	s.cmd = exec.Command(base+"/bin/serai", "serve", "--config", base+"/serai.yaml")
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us, who end it in order
 	log, err := s.cmd.StderrPipe()
 	if err != nil {
