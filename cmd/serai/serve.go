@@ -17,6 +17,7 @@ import (
 	"serai.dev/serai"
 	"serai.dev/serai/client"
 	"serai.dev/serai/internal/config"
+	"serai.dev/serai/internal/doctor"
 	"serai.dev/serai/internal/manifest"
 )
 
@@ -135,6 +136,13 @@ func become(cfg *config.Config) error {
 	priv := filepath.Join(cfg.Libexec, "serai-priv")
 	if unix.Access(priv, unix.X_OK) != nil {
 		return serai.Errorf(serai.Unavailable, "%s is missing or cannot be run", priv).WithHint("name the directory of serai-priv with --libexec")
+	}
+	for _, name := range []string{"seraid", "serai-proxy"} {
+		path := filepath.Join(cfg.Libexec, name)
+		if part := doctor.Closed(path); part != "" {
+			return serai.Errorf(serai.Unavailable, "%s runs under an account of its own, and %s is closed to it", path, part).
+				WithHint("copy the four programs to where all accounts may run them, or chmod o+x %s", part)
+		}
 	}
 	text, err := json.Marshal(cfg)
 	if err != nil {

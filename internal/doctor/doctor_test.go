@@ -41,17 +41,23 @@ func fit(t *testing.T) *config.Config {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"serai-priv", "seraid", "serai-proxy"} {
-		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
+	install(t, dir)
 	return &config.Config{
 		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"), LogDir: filepath.Join(dir, "log"),
 		CgroupRoot: "serai-test-e", Libexec: dir,
 		Listen:   config.Listen{HTTP: []string{"127.0.0.1:0"}},
 		Accounts: config.Accounts{Range: config.Range{First: 1900003400, Last: 1900003499}, Home: filepath.Join(dir, "homes")},
 		Zygotes:  map[string]config.Zygote{"standard": {Modules: []string{"strict", "Time::HiRes"}}},
+	}
+}
+
+// install puts programs into a directory.
+func install(t *testing.T, dir string) {
+	t.Helper()
+	for _, name := range []string{"serai-priv", "seraid", "serai-proxy"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -100,6 +106,7 @@ func TestFindings(t *testing.T) {
 		{"homes", func(c *config.Config) { c.Accounts.Home = filepath.Join(c.StateDir, "homes") }, Bad, "do not see"},
 		{"homes", func(c *config.Config) { c.Accounts.Home = filepath.Join(c.Libexec, "closed", "homes") }, Bad, "pass through"},
 		{"programs", func(c *config.Config) { c.Libexec = "/nonexistent" }, Bad, "/nonexistent/serai-priv is missing"},
+		{"programs", func(c *config.Config) { c.Libexec = filepath.Join(c.Libexec, "closed") }, Bad, "closed is closed to them"},
 		{"zygote modules", func(c *config.Config) {
 			c.Zygotes["standard"] = config.Zygote{Modules: []string{"strict", "No::Such::Thing"}}
 		}, Warn, "No::Such::Thing"},
@@ -110,6 +117,7 @@ func TestFindings(t *testing.T) {
 			if err := os.Mkdir(filepath.Join(cfg.Libexec, "closed"), 0o700); err != nil {
 				t.Fatal(err)
 			}
+			install(t, filepath.Join(cfg.Libexec, "closed"))
 			tt.change(cfg)
 			for _, c := range checks {
 				if c.name != tt.name {

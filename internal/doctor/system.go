@@ -173,13 +173,23 @@ func homes(cfg *config.Config) result {
 			return bad("set accounts.home to another directory, as /srv/serai", "accounts.home %s lies beneath %s, which tenants do not see", home, dir)
 		}
 	}
-	for dir := home; ; dir = filepath.Dir(dir) {
-		st, err := os.Stat(dir)
+	if dir := Closed(home); dir != "" {
+		return bad("chmod o+x "+dir, "tenants cannot pass through %s to their homes in %s", dir, home)
+	}
+	return good("in %s", home)
+}
+
+// Closed is the part of an absolute path, the path itself among them, that is
+// closed to accounts which do not own it; empty where there is none. Parts that
+// do not exist are not looked at.
+func Closed(path string) string {
+	for ; ; path = filepath.Dir(path) {
+		st, err := os.Stat(path)
 		if err == nil && st.Mode().Perm()&0o001 == 0 {
-			return bad("chmod o+x "+dir, "tenants cannot pass through %s to their homes in %s", dir, home)
+			return path
 		}
-		if dir == "/" || dir == "." {
-			return good("in %s", home)
+		if path == "/" || path == "." {
+			return ""
 		}
 	}
 }
@@ -195,6 +205,9 @@ func programs(cfg *config.Config) result {
 			return bad("chmod 755 "+path, "%s cannot be run", path)
 		case st.Mode().Perm()&0o022 != 0:
 			return bad("chmod 755 "+path, "%s can be changed by others", path)
+		}
+		if part := Closed(path); part != "" {
+			return bad("install the programs where all accounts may run them", "our own accounts cannot run %s: %s is closed to them", path, part)
 		}
 	}
 	return good("in %s", cfg.Libexec)
